@@ -1,0 +1,73 @@
+"""The Celery application, and how a worker process begins and ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from celery import Celery, signals
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentfleet.settings")
+
+app = Celery("agentfleet")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks(["runs"])
+app.set_default()
+
+log = logging.getLogger(__name__)
+
+
+@signals.setup_logging.connect
+def keep_our_logging(**_: Any) -> None:
+    """Celery configures logging unless somebody answers this; Django's settings have done it."""
+
+
+@signals.worker_ready.connect
+def take_work(sender: Any, **_: Any) -> None:
+    """The broker is connected and the pool stands: say so, and let the sweep use the pool too."""
+    from runs import worker  # noqa: PLC0415 - needs Django to be set up
+
+    current = worker.current()
+    current.work_with(sender.pool.executor)
+    log.info("worker %s on host %s is ready", current.owner, current.host_id)
+
+
+@signals.worker_shutting_down.connect
+def let_go(**_: Any) -> None:
+    from runs import worker  # noqa: PLC0415
+
+    worker.current().stop()
+
+
+def work() -> None:
+    """Be a worker process until told to stop."""
+    import django  # noqa: PLC0415
+
+    django.setup()
+    from django.conf import settings  # noqa: PLC0415
+
+    from runs import ticks, worker  # noqa: PLC0415
+
+    current = worker.current()
+    app.Worker(
+        pool_cls="threads",
+        concurrency=settings.WORKER_THREADS,
+        queues=[f"host.{current.host_id}", ticks.FLEET_QUEUE],
+        hostname=f"{current.owner}@{current.host_id}",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        loglevel=settings.LOG_LEVEL,
+        quiet=True,
+    ).start()
+
+
+def keep_time() -> None:
+    """Be the beat process: its messages are doorbells, so a second one does no harm."""
+    import django  # noqa: PLC0415
+
+    django.setup()
+    from django.conf import settings  # noqa: PLC0415
+
+    app.Beat(loglevel=settings.LOG_LEVEL, quiet=True, pidfile=None, schedule=None).run()

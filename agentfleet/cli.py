@@ -1,0 +1,200 @@
+"""The command line. Apart from `up`, `down` and the folder check of `apply` it talks to the server over REST."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agentfleet import home, show
+from agentfleet import up as box
+from agentfleet.client import Client, NoServer, ServerSays
+
+app = typer.Typer(help="Run LLM agents unattended, in sandboxes.", no_args_is_help=True, pretty_exceptions_enable=False)
+
+Home = Annotated[Path | None, typer.Option("--home", help="Default: $AGENTFLEET_HOME, else ~/.agentfleet.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the server's answer as it is.")]
+
+
+def main() -> None:
+    """Every fault is one sentence on stderr and an exit code: 1 refused, 2 wrong usage, 3 no server."""
+    try:
+        app()
+    except ServerSays as error:
+        fail(f"{error}", 1)
+    except NoServer as error:
+        fail(str(error), 3)
+    except (box.CannotStart, home.HomeError) as error:
+        fail(str(error), 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def fail(sentence: str, code: int) -> None:
+    print(f"agentfleet: {sentence}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def folder_of(chosen: Path | None) -> Path:
+    """The home to work with, for this process and its children."""
+    if chosen is not None:
+        os.environ["AGENTFLEET_HOME"] = str(chosen.absolute())
+    return home.path()
+
+
+@app.command()
+def up(
+    home: Home = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback others can reach it.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    detach: Annotated[bool, typer.Option("--detach", help="Return once it serves.")] = False,
+    no_restart: Annotated[bool, typer.Option("--no-restart", help="Leave a process that dies dead.")] = False,
+) -> None:
+    """Start everything on this machine: database, Redis, web, worker, schedules."""
+    folder = folder_of(home)
+    if detach:
+        again = [sys.executable, "-m", "agentfleet", "up", "--host", host, "--port", str(port)]
+        print(box.detach([*again, *(["--no-restart"] if no_restart else [])], folder))
+        return
+    chosen = port or box.free_port()
+    box.Box(folder, host, chosen, restart=not no_restart).run(lambda line: print(line, flush=True))
+
+
+@app.command()
+def down(home: Home = None) -> None:
+    """Stop what `up` started; runs go on at the next `up`."""
+    folder = folder_of(home)
+    print("agentfleet is down" if box.down(folder) else f"nothing is up for {folder}")
+
+
+@app.command()
+def apply(
+    directory: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A project folder.")] = Path(),
+    project: Annotated[str, typer.Option(help="Its name; default: the folder's.")] = "",
+    network: Annotated[str | None, typer.Option(help="For imported agents that say nothing about it.")] = None,
+) -> None:
+    """Make the server's agents match a folder; print what changed. Faults are listed all at once."""
+    from agents import manifest  # noqa: PLC0415 - of all commands this one reads folders
+
+    name = project or directory.absolute().name
+    try:
+        files = manifest.read_folder(directory)
+        reading = manifest.parse(files, project=name, network=network)
+    except manifest.Faulty as error:
+        fail("\n".join(["nothing was applied:", *(f"  {fault}" for fault in error.faults)]), 1)
+        return
+    bundle = {path: base64.b64encode(content).decode() for path, content in files.items()}
+    answer = Client.here().call("PUT", f"projects/{name}", {"files": bundle, "network": network})
+    for warning in (*manifest.left_behind(directory), *reading.warnings):
+        print(f"warning: {warning}", file=sys.stderr)
+    show.changes(answer)
+
+
+@app.command()
+def run(
+    agent: str,
+    prompt: Annotated[str, typer.Argument(help="A task in words; without it the agent looks for work.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show what happens until it is over.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start an agent by hand."""
+    client = Client.here()
+    made = client.call("POST", f"agents/{agent}/run", {"input": prompt})
+    if not follow:
+        print(json.dumps(made) if as_json else made["taskId"])
+        return
+    watch(client, made["taskId"])
+
+
+@app.command()
+def ps(
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Ended ones too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What runs and what waits, and for what."""
+    tasks = Client.here().call("GET", "tasks", params={"limit": 100})["tasks"]
+    chosen = [task for task in tasks if everything or task["status"] not in {"finished", "failed", "canceled"}]
+    if as_json:
+        print(json.dumps(chosen))
+    else:
+        show.tasks(chosen)
+
+
+@app.command()
+def logs(
+    run_id: Annotated[str, typer.Argument(metavar="RUN")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay until it is over.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What happened in a run."""
+    client = Client.here()
+    if follow:
+        watch(client, run_id, as_json=as_json)
+        return
+    after = 0
+    while page := client.call("GET", f"tasks/{run_id}/events", params={"since": after})["events"]:
+        for event in page:
+            print(json.dumps(event)) if as_json else show.event(event)
+        after = page[-1]["id"]
+
+
+@app.command()
+def cancel(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
+    """Stop a run."""
+    Client.here().call("POST", f"tasks/{run_id}/cancel")
+    print(f"{run_id} is being canceled")
+
+
+@app.command()
+def respond(run_id: Annotated[str, typer.Argument(metavar="RUN")], message: str) -> None:
+    """Answer a run that waits for input."""
+    Client.here().call("POST", f"tasks/{run_id}/respond", {"message": message})
+    print(f"{run_id} goes on")
+
+
+@app.command()
+def login() -> None:
+    """Print a link that logs in once."""
+    client = Client.here()
+    print(client.url + client.call("POST", "login-links")["path"])
+
+
+@app.command(hidden=True)
+def web() -> None:
+    """The web process alone, for fleets."""
+    from agentfleet.web import serve  # noqa: PLC0415 - each role loads its own
+
+    serve()
+
+
+@app.command(hidden=True)
+def worker() -> None:
+    """One worker process alone, for fleets."""
+    from agentfleet.celery import work  # noqa: PLC0415
+
+    work()
+
+
+@app.command(hidden=True)
+def beat() -> None:
+    """The schedules' clock alone, one per fleet."""
+    from agentfleet.celery import keep_time  # noqa: PLC0415
+
+    keep_time()
+
+
+def watch(client: Client, run_id: str, *, as_json: bool = False) -> None:
+    """Show a run until it is over; exit 0 only if it finished."""
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+    for event in client.follow(run_id):
+        print(json.dumps(event), flush=True) if as_json else show.event(event)
+    task: dict[str, Any] = client.call("GET", f"tasks/{run_id}")["task"]
+    if not as_json:
+        show.outcome(task)
+    raise SystemExit(0 if task["status"] == "finished" else 1)

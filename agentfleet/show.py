@@ -1,0 +1,94 @@
+"""How the command line writes runs and their events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+console = Console(highlight=False, soft_wrap=True)
+
+COLORS = {
+    "finished": "green",
+    "failed": "red",
+    "canceled": "yellow",
+    "waiting": "magenta",
+    "processing": "cyan",
+}
+
+
+def tasks(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        console.print("nothing runs and nothing waits")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("RUN", "AGENT", "STATUS", "WHY", "SINCE", "TURNS", "TOKENS", "DOING"):
+        table.add_column(heading)
+    for row in rows:
+        status = row["status"] + (f" ({row['wait_reason']})" if row["wait_reason"] else "")
+        doing = row["question"] or row["status_text"] or (row["error"] or {}).get("code", "")
+        tokens = row["token_input"] + row["token_output"]
+        cells = [row["id"], row["agent_name"], Text(status, COLORS.get(row["status"], "")), row["trigger"]]
+        table.add_row(*cells, row["created_at"][11:19], str(row["iterations"]), str(tokens), Text(doing[:60]))
+    console.print(table)
+
+
+def changes(applied: dict[str, Any]) -> None:
+    """What `apply` did, a line each."""
+    for word in ("created", "updated", "deactivated"):
+        for name in applied[word]:
+            console.print(f"{word} agent {name}")
+    for name in applied["sources"]:
+        console.print(f"set webhook source {name}")
+    if applied["unchanged"]:
+        console.print(f"unchanged: {', '.join(applied['unchanged'])}")
+
+
+def event(happened: dict[str, Any]) -> None:
+    """One event as a line, or its output as it was printed."""
+    clock = datetime.fromisoformat(happened["created_at"]).strftime("%H:%M:%S.%f")[:-3]
+    line = Text(f"{clock} ", "dim")
+    for text, style in words(happened["type"], happened["data"]):
+        line.append(text, style)
+    console.print(line)
+
+
+def words(kind: str, data: dict[str, Any]) -> list[tuple[str, str]]:
+    """An event in words, piece by piece with its style."""
+    match kind:
+        case "status.change":
+            why = f" ({data['reason']})" if data.get("reason") else ""
+            return [(f"{data['to']}{why}", f"bold {COLORS.get(data['to'], '')}".strip())]
+        case "model.start":
+            return [(f"turn {data['turn']}: asking {data['model']}", "blue")]
+        case "model.turn":
+            used = f"   [{data['usage']['input']} in, {data['usage']['output']} out]"
+            said = data["text"] or ", ".join(call["name"] for call in data["toolCalls"])
+            return [(said, ""), (used, "dim")]
+        case "tool.start":
+            asked = data["toolInput"]
+            shown = asked.get("command") or asked.get("file_path") or asked.get("pattern") or ""
+            return [(f"{data['toolName']} ", "bold"), (str(shown), "")]
+        case "output":
+            return [("  " + data["text"].rstrip("\n").replace("\n", "\n               "), "")]
+        case "tool.end":
+            sign = ("ok", "green") if data["success"] else ("failed", "red")
+            return [(f"{data['toolName']} ", "bold"), sign, (f" after {data['durationMs']} ms", "dim")]
+        case "status.text":
+            return [("status: ", "cyan"), (data["text"], "")]
+        case "ask":
+            return [("asks: ", "magenta"), (data["question"], "")]
+        case "respond":
+            return [("answer: ", "magenta"), (data["message"], "")]
+    details = "  ".join(f"{key}={value}" for key, value in data.items())
+    return [(kind, "dim"), (f"  {details}" if details else "", "dim")]
+
+
+def outcome(task: dict[str, Any]) -> None:
+    if task["status"] == "finished":
+        console.print(Text(task["output"] or "", "bold"))
+    elif task["error"]:
+        console.print(Text(f"{task['error']['code']}: {task['error']['message']}", "bold red"))

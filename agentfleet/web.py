@@ -1,0 +1,25 @@
+"""The web process."""
+
+from __future__ import annotations
+
+import os
+
+import uvicorn
+
+
+def serve() -> None:
+    """Serve until told to stop. Streams are cut at once: their readers come back and miss nothing."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentfleet.settings")
+    from django.conf import settings  # noqa: PLC0415 - the variable above decides which
+
+    uvicorn.run(
+        "agentfleet.asgi:application",
+        host=settings.HOST,
+        port=settings.PORT,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=3,
+    )

@@ -1,0 +1,146 @@
+"""Reads project folders, in the seed's three generations and with our own keys, into ProjectSpec.
+
+Reading never stops at the first fault: what a folder has wrong is told at once, each with file and line.
+Pure but for `read_folder` and `left_behind`, and free of Django: the command line and the server ask the same words.
+Source of the formats: spec/action-llama.md 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date, time
+from functools import partial
+from operator import attrgetter
+from typing import Any, TypeVar, get_args
+
+from agents.manifest import checks, keys
+from agents.manifest.folder import left_behind, read_folder
+from agents.manifest.written import (
+    Agent,
+    Fault,
+    Faulty,
+    Project,
+    agent_folders,
+    attempt,
+    in_order,
+    read_agent,
+    read_project,
+)
+from agents.spec import AgentSpec, Limits, ModelSpec, Network, ProjectSpec, SourceSpec, WebhookSpec
+
+__all__ = ["Fault", "Faulty", "Reading", "left_behind", "parse", "read_folder"]
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Reading:
+    project: ProjectSpec
+    warnings: tuple[Fault, ...]
+
+
+def parse(files: Mapping[str, bytes], *, project: str, network: str | None = None) -> Reading:
+    """The project that `files` describe. `network` is for imported agents whose folder says nothing about theirs.
+
+    Raises Faulty with every fault there is.
+    """
+    faults = [*checks.argument_faults(project, network), *checks.path_faults(files)]
+    whole = attempt(partial(read_project, files), faults)
+    folders = agent_folders(files)
+    read = [attempt(partial(read_agent, folder, inner), faults) for folder, inner in folders.items()]
+    agents = sorted((agent for agent in read if agent is not None), key=attrgetter("name"))
+    if whole is None:
+        raise Faulty(faults)
+    faults += [*checks.project_faults(whole), *checks.folder_faults(folders)]
+    for agent in agents:
+        faults += checks.agent_faults(agent, whole, network=network)
+    if faults:
+        raise Faulty(faults)
+    warnings = list(checks.project_warnings(whole, files))
+    for agent in agents:
+        warnings += checks.agent_warnings(agent, whole)
+    return Reading(_project_spec(whole, agents, name=project, network=network), in_order(warnings))
+
+
+def _project_spec(project: Project, agents: Iterable[Agent], *, name: str, network: str | None) -> ProjectSpec:
+    return ProjectSpec(
+        name=name,
+        scale=project.table.scale,
+        sources=tuple(
+            SourceSpec(
+                name=name,
+                provider=source.type,
+                credential=source.credential,
+                allow_unsigned=source.allow_unsigned,
+            )
+            for name, source in sorted(project.table.webhooks.items())
+        ),
+        agents=tuple(_agent_spec(agent, project, network=network) for agent in agents),
+        files={agent.name: dict(agent.files) for agent in agents},
+    )
+
+
+def _agent_spec(agent: Agent, project: Project, *, network: str | None) -> AgentSpec:
+    table = agent.table
+    return AgentSpec(
+        name=agent.name,
+        description=_first(table.description, agent.about.description, otherwise=""),
+        kind=table.kind,
+        instructions=agent.instructions,
+        models=_models(agent, project),
+        schedule=table.schedule,
+        timezone=table.timezone,
+        webhooks=tuple(_webhook(entry, project) for entry in table.webhooks),
+        params=_plain(table.params),
+        credentials=tuple(map(keys.trimmed, table.credentials)),
+        scale=agent.scale(project),
+        priority=table.priority,
+        limits=_limits(agent, project),
+        image=_first(table.image, project.table.local.image, otherwise=None),
+        sandbox=table.sandbox,
+        network=_network(agent, project, network=network),
+        tools=None if table.tools is None else tuple(table.tools),
+        task_enabled=table.task.enabled,
+        max_work_queue=_first(table.max_work_queue, project.table.queue_size, otherwise=None),
+        preflight=tuple(_plain(step.model_dump()) for step in table.preflight),
+        hooks_pre=tuple(table.hooks.pre),
+        hooks_post=tuple(table.hooks.post),
+    )
+
+
+def _models(agent: Agent, project: Project) -> tuple[ModelSpec, ...]:
+    """Its own model, else those it names, else the project's one."""
+    own = agent.table.model or (None if agent.table.models else project.table.model)
+    chosen = [own] if own else [project.table.models[name] for name in agent.table.models]
+    return tuple(ModelSpec(**model.model_dump()) for model in chosen)
+
+
+def _webhook(entry: Mapping[str, Any], project: Project) -> WebhookSpec:
+    source = entry["source"]
+    return WebhookSpec(source=source, filters=keys.filters(entry, project.table.webhooks[source].type))
+
+
+def _limits(agent: Agent, project: Project) -> Limits:
+    """`timeout` is the seed's word for `limits.wall_seconds`, `[local] timeout` its default for a whole project."""
+    seconds = _first(agent.table.timeout, project.table.local.timeout, otherwise=Limits().wall_seconds)
+    return Limits(**{"wall_seconds": seconds} | agent.table.limits.model_dump(exclude_none=True))
+
+
+def _network(agent: Agent, project: Project, *, network: str | None) -> Network:
+    """The folder's word, else the caller's."""
+    said = agent.network(project) or network
+    return next(word for word in get_args(Network) if word == said)
+
+
+def _first(*values: Value | None, otherwise: Value) -> Value:
+    return next((value for value in values if value is not None), otherwise)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON holds it: dates and times become ISO text."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.isoformat() if isinstance(value, date | time) else value

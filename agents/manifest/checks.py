@@ -1,0 +1,236 @@
+"""What is wrong with a project that could be read, and what is worth a warning."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, time
+from pathlib import PurePosixPath
+from typing import Any, get_args
+
+from agents import schedule, storable
+from agents.manifest import keys
+from agents.manifest.lines import Place
+from agents.manifest.written import Agent, Fault, Project, agent_folders, defining
+from agents.spec import Network
+
+PATH_LENGTH = 500
+
+_name = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_credential = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?::[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_NAME_RULE = "use lower-case letters, digits and dashes, at most 63, first a letter or digit, and not the word default"
+_TRAPPED = frozenset({"schedule", "scale", "timeout", "maxWorkQueueSize"})
+
+
+def argument_faults(project: str, network: str | None) -> Iterator[Fault]:
+    if not 0 < len(project) <= 100:
+        yield Fault("the project's name", None, "must have 1 to 100 characters")
+    if network is not None and network not in get_args(Network):
+        yield Fault("--network", None, f"must be one of {', '.join(get_args(Network))}, not {network}")
+
+
+def path_faults(files: Iterable[str]) -> Iterator[Fault]:
+    """A bundle comes over the network too: no path may lead out of the place it will be unpacked in."""
+    for path in files:
+        if any(part in {"", ".", ".."} for part in path.split("/")) or storable.text(path) != path:
+            yield Fault(storable.text(path), None, "is no plain path inside the project")
+        elif len(path) > PATH_LENGTH:
+            yield Fault(path, None, f"is a path of more than {PATH_LENGTH} characters")
+
+
+def project_faults(project: Project) -> Iterator[Fault]:
+    yield from project.misfits
+    for name in project.names("webhooks"):
+        if not _is_name(name):
+            yield project.document.fault(("webhooks", name), f"{name} cannot name a source: {_NAME_RULE}")
+
+
+def folder_faults(folders: Mapping[str, Mapping[str, bytes]]) -> Iterator[Fault]:
+    by_name: dict[str, str] = {}
+    for folder in (folder for folder, files in folders.items() if defining(files)):
+        name = PurePosixPath(folder).name
+        if not _is_name(name):
+            yield Fault(folder, None, f"{name} cannot name an agent: {_NAME_RULE}")
+        if name in by_name:
+            yield Fault(folder, None, f"{by_name[name]} is an agent of the same name: keep one")
+        by_name[name] = folder
+    if not by_name:
+        wanted = "make a folder in it with SKILL.md and config.toml, or name the folder that holds agents/"
+        yield Fault("agents", None, f"there is no agent: {wanted}")
+
+
+def _is_name(name: str) -> bool:
+    return bool(_name.fullmatch(name)) and name != "default"
+
+
+def agent_faults(agent: Agent, project: Project, *, network: str | None) -> Iterator[Fault]:
+    yield from agent.misfits
+    yield from _model_faults(agent, project)
+    yield from _schedule_faults(agent)
+    yield from _credential_faults(agent)
+    yield from _json_faults(agent)
+    yield from _whole_faults(agent, project, network=network)
+    for index, entry in enumerate(agent.table.webhooks):
+        for place, message in _entry_faults(entry, project):
+            yield agent.settings.fault(("webhooks", index, *place), message)
+
+
+def _model_faults(agent: Agent, project: Project) -> Iterator[Fault]:
+    settings, known = agent.settings, project.names("models")
+    for index, name in enumerate(agent.table.models):
+        if name not in known:
+            have = f"config.toml has {', '.join(known)}" if known else "config.toml has no [models.<name>]"
+            message = f"there is no model {name}{keys.question(name, known) or f': {have}'}"
+            yield settings.fault(("models", index), message)
+    if agent.says("model") and agent.says("models"):
+        yield settings.fault(("model",), "the agent has a model of its own and a list of models: keep one")
+    has_model = agent.says("model") or agent.says("models") or "model" in project.document.data
+    if agent.table.kind == "model" and not has_model:
+        yield settings.fault(("models",), "the agent has no model: add models = [...] with names from config.toml")
+
+
+def _schedule_faults(agent: Agent) -> Iterator[Fault]:
+    checks = [("timezone", "@hourly", agent.table.timezone)]
+    if agent.table.schedule:
+        checks.append(("schedule", agent.table.schedule, "UTC"))
+    for key, expression, timezone in checks:
+        try:
+            schedule.check(expression, timezone)
+        except schedule.BadSchedule as error:
+            yield agent.settings.fault((key,), str(error))
+
+
+def _credential_faults(agent: Agent) -> Iterator[Fault]:
+    for index, reference in enumerate(agent.table.credentials):
+        if not _credential.fullmatch(keys.trimmed(reference)):
+            message = f"{reference!r} is no credential: write type or type:instance, as in github_token:bot"
+            yield agent.settings.fault(("credentials", index), message)
+
+
+def _json_faults(agent: Agent) -> Iterator[Fault]:
+    places: list[tuple[Place, Any]] = [(("params",), agent.table.params)]
+    places += [(("preflight", index, "params"), step.params) for index, step in enumerate(agent.table.preflight)]
+    for place, value in places:
+        for inner, message in _unlike_json(value, place):
+            yield agent.settings.fault(inner, f"{keys.dotted(inner)} {message}")
+
+
+def _whole_faults(agent: Agent, project: Project, *, network: str | None) -> Iterator[Fault]:
+    """What only the agent as a whole can have wrong."""
+    table = agent.table
+    if not (table.schedule or agent.says("webhooks") or table.task.enabled or agent.scale(project) == 0):
+        message = "nothing can start this agent: give it a schedule or webhooks, or leave [task] enabled"
+        yield agent.settings.fault(("task",), message)
+    if table.kind == "model" and defining(agent.files) == ["config.toml"]:
+        yield Fault(f"{agent.folder}/SKILL.md", None, "is missing: it holds the agent's instructions")
+    if network is None and agent.network(project) is None and "network" not in project.document.data:
+        remedy = 'add network = "gateway" (or none, or open), or apply with --network open'
+        yield agent.settings.fault((), f"the agent says nothing about the network: {remedy}")
+
+
+def _entry_faults(entry: Mapping[str, Any], project: Project) -> Iterator[keys.Misfit]:
+    source, sources = entry.get("source"), project.names("webhooks")
+    if not isinstance(source, str):
+        yield ("source",) if "source" in entry else (), "the entry needs a source, the name of a [webhooks.<name>]"
+    elif source not in sources:
+        have = f"has {', '.join(sources)}" if sources else "has no [webhooks.<name>]"
+        yield ("source",), f"there is no webhook source {source}: config.toml {have}"
+    elif provider := project.provider(source):
+        yield from _filter_faults(entry, provider)
+
+
+def _filter_faults(entry: Mapping[str, Any], provider: str) -> Iterator[keys.Misfit]:
+    known, dropped = keys.FILTERS[provider], keys.dropped(entry, provider)
+    for key, value in entry.items():
+        if key in known and not _is_filter(value):
+            yield (key,), f"{key} must be text or a list of texts"
+        elif key in dropped and key in keys.known(keys.AgentTable):
+            yield (key,), keys.stray(key, ("webhooks",))
+        elif key in dropped and keys.suggestion(key, known):
+            yield (key,), f"unknown filter {key}{keys.question(key, known)}"
+    if dropped and not keys.filters(entry, provider):
+        names = ", ".join(sorted(known))
+        unknown = f"{provider} has no filter {', '.join(dropped)}"
+        yield (), f"{unknown}, and without it the entry would match everything: use {names}"
+
+
+def _is_filter(value: Any) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return all(isinstance(text, str) for text in texts)
+
+
+def project_warnings(project: Project, files: Iterable[str]) -> Iterator[Fault]:
+    document = project.document
+    for key in document.data.keys() & keys.LATER_IN_PROJECT:
+        yield document.fault((key,), _not_yet(key))
+    for key in document.data.get("local", {}).keys() & keys.LATER_IN_LOCAL:
+        yield document.fault(("local", key), _not_yet(f"local.{key}"))
+    for name, source in project.table.webhooks.items():
+        if source.type != "github":
+            yield document.fault(("webhooks", name), f"webhooks from {source.type} are not yet received")
+        if source.allow_unsigned:
+            message = f"anybody who can reach this server may start the agents that listen to {name}: nothing is signed"
+            yield document.fault(("webhooks", name, "allowUnsigned"), message)
+    if "Dockerfile" in files:
+        yield Fault("Dockerfile", None, "is not yet built: name an image in the agents' settings")
+    for folder, inner in agent_folders(dict.fromkeys(files, b"")).items():
+        if not defining(inner):
+            yield Fault(folder, None, "holds neither SKILL.md nor agent-config.toml, so it is no agent")
+
+
+def agent_warnings(agent: Agent, project: Project) -> Iterator[Fault]:
+    settings = agent.settings
+    for key in settings.data.keys() & keys.LATER_IN_AGENT:
+        if agent.says(key):
+            yield settings.fault((key,), _not_yet(key))
+    if settings.file.endswith(".toml"):
+        for key in agent.table.params.keys() & _TRAPPED:
+            yield settings.fault(("params", key), f"{key} is a parameter here; as a setting it stands above [params]")
+    if project.table.scale is not None and agent.scale(project) > project.table.scale:
+        message = f"scale is more than the {project.table.scale} that the whole project may run at once"
+        yield settings.fault(("scale",), message)
+    for index, entry in enumerate(agent.table.webhooks):
+        provider = project.table.webhooks[entry["source"]].type
+        for place, message in _entry_warnings(entry, provider):
+            yield settings.fault(("webhooks", index, *place), message)
+    yield from _file_warnings(agent)
+
+
+def _entry_warnings(entry: Mapping[str, Any], provider: str) -> Iterator[keys.Misfit]:
+    for key in keys.dropped(entry, provider):
+        yield (key,), f"{provider} webhooks have no filter {key}: it is left out, so the entry matches more"
+    if not keys.filters(entry, provider):
+        yield (), f"the entry has no filter: everything that comes from {entry['source']} starts the agent"
+
+
+def _file_warnings(agent: Agent) -> Iterator[Fault]:
+    if "Dockerfile" in agent.files:
+        yield Fault(f"{agent.folder}/Dockerfile", None, "is not yet built: name an image in the agent's settings")
+    if agent.table.kind == "model" and not agent.instructions.strip():
+        yield Fault(agent.folder, None, "the agent has no instructions")
+    for name in {"SKILL.md", "config.toml"} & agent.files.keys():
+        if "agent-config.toml" in agent.files:
+            yield Fault(f"{agent.folder}/{name}", None, "is not read, because agent-config.toml is there")
+
+
+def _not_yet(key: str) -> str:
+    return f"{key}: accepted, but not yet carried out"
+
+
+def _unlike_json(value: Any, place: Place) -> Iterator[keys.Misfit]:
+    """Places of values that JSON, or a database that stores it, cannot hold."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _unlike_json(item, (*place, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _unlike_json(item, (*place, index))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield place, "must be a finite number"
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        yield place, "is a number too large to keep"
+    elif isinstance(value, str) and storable.text(value) != value:
+        yield place, "holds a character that cannot be stored, such as NUL"
+    elif not isinstance(value, str | int | float | date | time | None):
+        yield place, "is a kind of value that params cannot hold"

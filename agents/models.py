@@ -1,0 +1,190 @@
+"""What should run: workspaces, agents and the definitions they were given, tokens that may ask."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from datetime import datetime
+from typing import ClassVar, Self
+
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Length
+
+from agents import clock
+from agents.spec import AgentSpec
+
+models.CharField.register_lookup(Length)
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
+NAME_LENGTH = 63
+valid_name = RegexValidator(
+    re.compile(NAME_PATTERN + r"\Z"),
+    "Use lower-case letters, digits and dashes; start with a letter or digit.",
+)
+
+
+class Workspace(models.Model):
+    """A tenant. `default` exists from the start."""
+
+    name = models.CharField(max_length=NAME_LENGTH, unique=True, validators=[valid_name])
+    scale = models.PositiveIntegerField(null=True, blank=True, help_text="Runs at once in all; empty: no cap.")
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def default(cls) -> Workspace:
+        return cls.objects.get(name="default")
+
+
+class Kind(models.TextChoices):
+    MODEL = "model"  # our loop
+    COMMAND = "command"  # the container's own program is the agent
+
+
+class Priority(models.IntegerChoices):
+    """Lower is served first, so that an ascending index is the line."""
+
+    HIGH = 10
+    NORMAL = 20
+    LOW = 30
+
+    @classmethod
+    def named(cls, name: str) -> Priority:
+        return cls[name.upper()]
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+class Agent(models.Model):
+    """A definition that may run. What queries need stands in columns; the whole of it is `version.spec`."""
+
+    workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="agents")
+    name = models.CharField(max_length=NAME_LENGTH, validators=[valid_name])
+    project = models.CharField(max_length=100, blank=True, help_text="The folder that defines it; empty: made here.")
+    version = models.ForeignKey("AgentVersion", null=True, on_delete=models.PROTECT, related_name="+")
+    kind = models.CharField(max_length=10, choices=Kind.choices, default=Kind.MODEL)
+    description = models.CharField(max_length=500, blank=True)
+    scale = models.PositiveIntegerField(default=1, help_text="Runs at once; 0 switches the agent off.")
+    priority = models.PositiveSmallIntegerField(choices=Priority.choices, default=Priority.NORMAL)
+    schedule = models.CharField(max_length=100, blank=True, help_text="Cron, in the agent's time zone.")
+    timezone = models.CharField(max_length=64, default="UTC")
+    schedule_fired_at = models.DateTimeField(null=True, editable=False)
+    task_enabled = models.BooleanField(default=True, help_text="May be asked for over REST.")
+    active = models.BooleanField(default=True, help_text="Still in its project's folder.")
+    paused_at = models.DateTimeField(null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+
+    class Meta:
+        ordering: ClassVar = ["name"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["workspace", "name"], name="agent_names_are_unique_in_a_workspace"),
+            models.CheckConstraint(
+                condition=~Q(name="default") & Q(name__length__gte=1), name="agents_are_not_called_default"
+            ),
+        ]
+        indexes: ClassVar = [
+            # schedule.due: agents with a cron, each look
+            models.Index(fields=["schedule_fired_at"], condition=~Q(schedule=""), name="agents_with_a_schedule"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def paused(self) -> bool:
+        return self.paused_at is not None
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing new may start now, in words; empty if it may."""
+        if not self.active:
+            return f"agent {self.name} is no longer in its project"
+        if self.scale == 0:
+            return f"agent {self.name} is switched off (scale 0)"
+        if self.paused:
+            return f"agent {self.name} is paused"
+        return ""
+
+    @property
+    def spec(self) -> AgentSpec:
+        assert self.version is not None, "an agent gets its version when it is made"
+        return self.version.read()
+
+
+class AgentVersion(models.Model):
+    """One definition, never changed: a run keeps the one it started with."""
+
+    agent = models.ForeignKey(Agent, on_delete=models.CASCADE, related_name="versions")
+    digest = models.CharField(max_length=64, help_text="SHA-256 over the spec and every file.")
+    spec = models.JSONField()
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["agent", "digest"], name="a_definition_is_stored_once"),
+        ]
+
+    def __str__(self) -> str:
+        return self.digest[:12]
+
+    def read(self) -> AgentSpec:
+        return AgentSpec.load(self.spec)
+
+
+class AgentFile(models.Model):
+    """One file of an agent's folder, as it was when the version was made."""
+
+    version = models.ForeignKey(AgentVersion, on_delete=models.CASCADE, related_name="files")
+    path = models.CharField(max_length=500)
+    content = models.BinaryField()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["version", "path"], name="a_version_has_a_path_once"),
+        ]
+
+    def __str__(self) -> str:
+        return self.path
+
+
+class ApiToken(models.Model):
+    """A bearer token: only its hash is kept. 256 bits of chance need no slow hash."""
+
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="tokens")
+    name = models.CharField(max_length=100)
+    prefix = models.CharField(max_length=12, editable=False)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+    last_used_at = models.DateTimeField(null=True, editable=False)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
+    @classmethod
+    def issue(cls, workspace: Workspace, name: str) -> tuple[Self, str]:
+        """A new token and its value, which is not kept and cannot be shown again."""
+        value = f"af_{secrets.token_urlsafe(32)}"
+        token = cls.objects.create(workspace=workspace, name=name, prefix=value[:9], digest=cls.hashed(value))
+        return token, value
+
+    @classmethod
+    def find(cls, value: str) -> Self | None:
+        """The living token with this value."""
+        return cls.objects.select_related("workspace").filter(digest=cls.hashed(value), revoked_at=None).first()
+
+    @staticmethod
+    def hashed(value: str) -> str:
+        return hashlib.sha256(value.encode()).hexdigest()
+
+    def touch(self, now: datetime) -> None:
+        """Remember the use, to the minute: not one write a request."""
+        if self.last_used_at is None or (now - self.last_used_at).total_seconds() > 60:
+            type(self).objects.filter(pk=self.pk).update(last_used_at=now)

@@ -1,0 +1,95 @@
+"""Agents over REST: list, look, pause, resume."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.models import Count, Q
+from drf_spectacular.utils import extend_schema, inline_serializer
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from agents import clock, schedule
+from agents.models import Agent, Priority
+from runs import events, queue
+from runs.api.auth import workspace_of
+from runs.api.tasks import ERROR, agent_or_404
+from runs.models import Status
+
+
+class AgentRecord(serializers.ModelSerializer[Agent]):
+    priority = serializers.SerializerMethodField()
+    paused = serializers.BooleanField()
+    next_runs = serializers.SerializerMethodField(help_text="The next fire times of its schedule.")
+    running = serializers.SerializerMethodField()
+    pending = serializers.SerializerMethodField()
+    models = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Agent
+        fields = (
+            "name", "project", "kind", "description", "scale", "priority", "schedule", "timezone", "task_enabled",
+            "active", "paused", "next_runs", "running", "pending", "models",
+        )  # fmt: skip
+
+    def get_priority(self, agent: Agent) -> str:
+        return Priority(agent.priority).word
+
+    def get_running(self, agent: Agent) -> int:
+        return int(getattr(agent, "slots_in_use", 0))
+
+    def get_pending(self, agent: Agent) -> int:
+        return int(getattr(agent, "in_line", 0))
+
+    def get_models(self, agent: Agent) -> list[str]:
+        return [f"{model.provider}:{model.model}" for model in agent.spec.models]
+
+    def get_next_runs(self, agent: Agent) -> list[str]:
+        if not agent.schedule or agent.refusal:
+            return []
+        ticks = schedule.upcoming(agent.schedule, agent.timezone, after=clock.now(), count=5)
+        return [events.isoformat(tick) for tick in ticks]
+
+
+class Agents(APIView):
+    @extend_schema(responses=inline_serializer("AgentList", {"agents": AgentRecord(many=True)}))
+    def get(self, request: Request) -> Response:
+        """All agents of the workspace, with what they are doing."""
+        rows = Agent.objects.filter(workspace=workspace_of(request)).select_related("version")
+        rows = rows.annotate(
+            slots_in_use=Count("runs", filter=Q(runs__has_slot=True)),
+            in_line=Count("runs", filter=Q(runs__status=Status.PENDING)),
+        )
+        return Response({"agents": AgentRecord(rows.order_by("name"), many=True).data})
+
+
+class AgentDetail(APIView):
+    @extend_schema(responses={200: AgentRecord, 404: ERROR})
+    def get(self, request: Request, name: str) -> Response:
+        """One agent, with its definition."""
+        agent = agent_or_404(request, name)
+        return Response({"agent": {**AgentRecord(agent).data, "spec": agent.spec.dump()}})
+
+
+class AgentPause(APIView):
+    @extend_schema(request=None, responses={200: AgentRecord, 404: ERROR})
+    def post(self, request: Request, name: str) -> Response:
+        """Start nothing new; what runs goes on."""
+        return paused(request, name, pause=True)
+
+
+class AgentResume(APIView):
+    @extend_schema(request=None, responses={200: AgentRecord, 404: ERROR})
+    def post(self, request: Request, name: str) -> Response:
+        """Take work again. Ticks that passed in the meantime are not made up for."""
+        return paused(request, name, pause=False)
+
+
+def paused(request: Request, name: str, *, pause: bool) -> Response:
+    agent = agent_or_404(request, name)
+    queue.pause(agent) if pause else queue.resume(agent)
+    agent.refresh_from_db()
+    record: dict[str, Any] = AgentRecord(agent).data
+    return Response({"agent": record})

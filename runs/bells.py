@@ -1,0 +1,182 @@
+"""Doorbells and notifications: hints that never raise, never block and may be lost.
+
+Callers put a hint into a bounded queue when their transaction commits; one thread per process carries it to
+Redis. What is lost costs the sweep's two seconds or a page's next look, never a run or a line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from channels.layers import get_channel_layer
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import Count, Q
+from kombu import Connection
+
+from agents import clock
+from runs import loop
+from runs.models import Host
+
+log = logging.getLogger(__name__)
+
+HEARD_OF = timedelta(seconds=15)  # a host silent for longer gets no bells
+EXPIRES = 30  # seconds a doorbell is worth answering
+AT_MOST_EVERY = 0.1  # seconds between two notifications of one run
+FLEET = "fleet"  # the group that hears of every run
+
+
+@dataclass(frozen=True)
+class Bell:
+    """ "Look now": at a run on its host, or at an agent's line wherever there is room."""
+
+    task: str
+    subject: str
+    host: str | None
+
+
+@dataclass(frozen=True)
+class Note:
+    """ "Run R has reached event N."""
+
+    run: str
+    number: int
+
+
+def ring_run(run_id: str, host_id: str | None) -> None:
+    """When this transaction commits: somebody on the run's host, look at the run."""
+    _when_committed(Bell("runs.tasks.look", run_id, host_id))
+
+
+def ring_agent(agent_id: int) -> None:
+    """When this transaction commits: somebody with room, look whether this agent has work."""
+    _when_committed(Bell("runs.tasks.look_for_work", str(agent_id), None))
+
+
+def notify(run_id: str, number: int) -> None:
+    """When this transaction commits: whoever watches the run, read on to `number`."""
+    _when_committed(Note(run_id, number))
+
+
+def run_group(run_id: str) -> str:
+    return f"run.{run_id}"
+
+
+def _when_committed(hint: Bell | Note) -> None:
+    transaction.on_commit(partial(_carrier.put, hint), robust=True)
+
+
+class _Carrier:
+    """The thread and its queue. Started with the first hint, so that importing costs nothing."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[Bell | Note] = queue.Queue(maxsize=10_000)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._due: dict[str, int] = {}  # run -> the number to tell once its pause is over
+        self._told_at: dict[str, float] = {}
+        self._broker: Connection | None = None
+        self._deaf_until = 0.0
+        self._hosts: tuple[float, list[str]] = (0.0, [])
+
+    def put(self, hint: Bell | Note) -> None:
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(hint)
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._carry, name="bells", daemon=True)
+                    self._thread.start()
+
+    def _carry(self) -> None:
+        while True:
+            try:
+                hint = self._queue.get(timeout=AT_MOST_EVERY / 2 if self._due else None)
+            except queue.Empty:
+                self._tell_the_due()
+                continue
+            try:
+                if isinstance(hint, Bell):
+                    self._ring(hint)
+                else:
+                    self._due[hint.run] = max(hint.number, self._due.get(hint.run, 0))
+                self._tell_the_due()
+            except Exception as error:  # noqa: BLE001 - a hint is never worth a thread
+                log.warning("hint lost: %s (%s)", hint, error)
+                self._broker = None
+                self._deaf_until = time.monotonic() + 1  # or a dead Redis would cost a timeout per hint
+
+    def _tell_the_due(self) -> None:
+        now = time.monotonic()
+        ready = [run for run in self._due if now - self._told_at.get(run, 0.0) >= AT_MOST_EVERY]
+        for run in ready:
+            self._told_at[run] = now
+            loop.submit(_send(run, self._due.pop(run)))
+        if len(self._told_at) > 1000:
+            self._told_at = {run: at for run, at in self._told_at.items() if now - at < AT_MOST_EVERY}
+
+    def _ring(self, bell: Bell) -> None:
+        if time.monotonic() < self._deaf_until:
+            return
+        for host in [bell.host] if bell.host else self._hosts_with_room():
+            self._publish(bell, f"host.{host}")
+
+    def _publish(self, bell: Bell, queue_name: str) -> None:
+        from celery import current_app  # noqa: PLC0415 - the app is configured after this module is imported
+
+        if self._broker is None:
+            self._broker = Connection(
+                settings.CELERY_BROKER_URL,
+                transport_options={
+                    **settings.CELERY_BROKER_TRANSPORT_OPTIONS,
+                    "socket_timeout": 1,
+                    "socket_connect_timeout": 1,
+                },
+            )
+        with current_app.amqp.Producer(self._broker, auto_declare=False) as producer:
+            current_app.send_task(
+                bell.task,
+                args=(bell.subject,),
+                queue=queue_name,
+                producer=producer,
+                expires=EXPIRES,
+                retry=False,
+                ignore_result=True,
+            )
+
+    def _hosts_with_room(self) -> Iterable[str]:
+        """The live host with most room, or none. Asked once a second: it is a hint about a hint."""
+        asked_at, hosts = self._hosts
+        if time.monotonic() - asked_at > 1:
+            hosts = _live_hosts()
+            self._hosts = (time.monotonic(), hosts)
+        return hosts[:1]
+
+
+def _live_hosts() -> list[str]:
+    in_use = Count("runs", filter=Q(runs__has_slot=True))
+    try:
+        alive = list(Host.objects.filter(last_seen_at__gt=clock.now() - HEARD_OF).annotate(in_use=in_use))
+    finally:
+        connection.close()
+    return [host.pk for host in sorted(alive, key=lambda host: host.in_use - host.capacity)]
+
+
+async def _send(run_id: str, number: int) -> None:
+    layer = get_channel_layer()
+    assert layer is not None, "settings name a channel layer"
+    message = {"type": "run.reached", "run": run_id, "number": number}
+    for group in (run_group(run_id), FLEET):
+        with contextlib.suppress(Exception):
+            await layer.group_send(group, message)
+
+
+_carrier = _Carrier()

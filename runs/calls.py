@@ -1,0 +1,206 @@
+"""The tools' turn: every call of the model's last message, in order, each started at most once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db import transaction
+
+from agents import clock, storable
+from runs import limits, tools, transcript
+from runs.events import New
+from runs.hands import Again, CallHands, CallLost
+from runs.models import CallState, ToolCall, WaitReason
+from runs.sandbox.base import Sandbox, SandboxError, SandboxGone
+from runs.step import Step
+from runs.tools.base import Asks, Finished, Result, Tool, ToolFailed
+from runs.transcript import Body, Part
+
+PREVIEW = 200  # characters of a result in its event
+INPUT_SHOWN = 2000  # characters of each argument in its event
+LOST = (
+    "[interrupted: the sandbox or its records were lost while this ran. It may have had effects, in part or in "
+    "full, and it was not run again. Look at the state of things before you repeat it.]"
+)
+
+
+def run_tools(step: Step, *, position: int) -> None:
+    """Run what is left of this turn's calls, in order, one at a time; then tell the model."""
+    calls = list(ToolCall.objects.filter(attempt=step.attempt, position=position).order_by("index"))
+    for call in calls:
+        if call.state in {CallState.PLANNED, CallState.STARTED}:
+            run_call(step, call)
+            if step.released:
+                return
+    results: Body = {"role": "tool", "parts": [as_part(call) for call in calls]}
+    with step.write(release=True):
+        transcript.append(step.attempt, position + 1, results, redactor=step.redactor)
+
+
+def as_part(call: ToolCall) -> Part:
+    return {
+        "type": "tool_result",
+        "id": call.model_call_id,
+        "name": call.name,
+        "text": call.result,
+        "is_error": call.is_error,
+    }
+
+
+def run_call(step: Step, call: ToolCall) -> None:
+    """Run one call, at most once, and store what came of it."""
+    limits.check_time(step.run)
+    step.halt.check()
+    try:
+        tool = offered_tool(step, call.name)
+        arguments = tool.parse(call.arguments)
+    except ToolFailed as error:
+        store_result(step, call, Result(str(error), is_error=True))
+        return
+    if not tool.in_sandbox:
+        act_here(step, call, tool, arguments)
+        return
+    try:
+        hands = begin(step, call)
+    except CallLost:
+        lose(step, call)
+        return
+    try:
+        result = tool.run(arguments, hands)
+    except ToolFailed as error:
+        result = Result(str(error), is_error=True)
+    except Again:
+        step.release()
+        return
+    except CallLost:
+        lose(step, call)
+        return
+    except SandboxGone:
+        lose(step, call, sandbox_too=True)
+        return
+    store_result(step, call, result, *hands.unstored, offset=hands.offset)
+
+
+def offered_tool(step: Step, name: str) -> Tool:
+    """Raises ToolFailed for one the agent does not have, whatever the model believes."""
+    offered = {tool.name: tool for tool in tools.offered(step.spec.tools)}
+    if name not in offered:
+        raise ToolFailed(f"there is no tool {name!r}; there are {', '.join(offered)}")
+    return offered[name]
+
+
+def begin(step: Step, call: ToolCall) -> CallHands:
+    """Commit that the call has started, before any sandbox hears of it. Raises CallLost, SandboxError."""
+    stored = ToolCall.objects.filter(attempt=step.attempt, state__in=[CallState.DONE, CallState.LOST])
+    forget = list(stored.order_by("-position", "-index").values_list("call_id", flat=True)[:8])
+    if call.state == CallState.STARTED:
+        sandbox = same_sandbox(step, call)
+        return CallHands(step, call, sandbox, forget=forget)
+    sandbox = running_sandbox(step)
+    shown = {"toolName": call.name, "callId": call.call_id, "toolInput": shortened(call.arguments)}
+    with step.write(New("tool.start", shown)):
+        call.state, call.sandbox_id, call.started_at = CallState.STARTED, sandbox.id, clock.now()
+        call.save(update_fields=["state", "sandbox_id", "started_at"])
+    return CallHands(step, call, sandbox, forget=forget)
+
+
+def same_sandbox(step: Step, call: ToolCall) -> Sandbox:
+    """The very sandbox the call was started in, in the same life. Raises CallLost, EngineDown."""
+    try:
+        sandbox = step.engine.find(step.attempt.sandbox_name)
+    except SandboxGone:
+        sandbox = None
+    if sandbox is None or sandbox.id != call.sandbox_id:
+        with step.write(New("sandbox.lost")):
+            step.sandbox_is_gone()
+        raise CallLost
+    return sandbox
+
+
+def running_sandbox(step: Step) -> Sandbox:
+    """The attempt's sandbox, started if there is none. Raises SandboxError."""
+    if step.known_sandbox is not None:
+        return step.known_sandbox
+    image = step.prepare_sandbox()
+    with step.write(New("sandbox.start", {"image": image}), progress=False):
+        step.sandbox_is_starting(image)
+    box = step.start_sandbox(image)
+    step.note_sandbox(box)
+    return box.result()
+
+
+def act_here(step: Step, call: ToolCall, tool: Tool, arguments: object) -> None:
+    """A tool that acts in the worker: its effect and its row's change are one transaction."""
+    shown = {"toolName": call.name, "callId": call.call_id, "toolInput": shortened(call.arguments)}
+    try:
+        result = tool.run(arguments, NoHands())
+    except ToolFailed as error:
+        result = Result(str(error), is_error=True)
+    except Asks as asks:
+        with transaction.atomic():
+            started = New("tool.start", shown)
+            question = New("ask", {"callId": call.call_id, "question": asks.question})
+            step.wait(WaitReason.INPUT, started, question, question=asks.question)
+            ToolCall.objects.filter(pk=call.pk).update(state=CallState.STARTED, started_at=clock.now())
+        return
+    store_result(step, call, result, New("tool.start", shown))
+
+
+class NoHands:
+    """For tools that act in the worker."""
+
+    def exec(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: int = 60, live: bool = False) -> Finished:
+        raise SandboxError("this tool has no hands in the sandbox")
+
+
+def store_result(step: Step, call: ToolCall, result: Result, *before: New, offset: int = 0) -> None:
+    now = clock.now()
+    ended = New(
+        "tool.end",
+        {
+            "toolName": call.name,
+            "callId": call.call_id,
+            "durationMs": round((now - (call.started_at or now)).total_seconds() * 1000),
+            "success": not result.is_error,
+            "outputPreview": result.text[:PREVIEW],
+            **({} if result.exit_code is None else {"exitCode": result.exit_code}),
+        },
+    )
+    sets: dict[str, Any] = {}
+    said: list[New] = []
+    if result.status_text is not None:
+        sets["status_text"] = step.redactor.text(storable.text(result.status_text))
+        said.append(New("status.text", {"text": result.status_text}))
+    with step.write(*before, *said, ended, **sets):
+        call.state, call.ended_at, call.offset = CallState.DONE, now, offset
+        call.result, call.is_error, call.exit_code = (
+            step.redactor.text(result.text),
+            result.is_error,
+            result.exit_code,
+        )
+        call.save(update_fields=["state", "ended_at", "offset", "result", "is_error", "exit_code"])
+
+
+def lose(step: Step, call: ToolCall, *, sandbox_too: bool = False) -> None:
+    """Tell the model, never start it again."""
+    if sandbox_too:
+        step.engine.remove(step.attempt.sandbox_name)
+    ended = {"toolName": call.name, "callId": call.call_id, "success": False, "outputPreview": LOST[:PREVIEW]}
+    lost = [New("sandbox.lost")] if sandbox_too else []
+    with step.write(*lost, New("tool.end", {**ended, "durationMs": 0, "lost": True})):
+        if sandbox_too:
+            step.sandbox_is_gone()
+        call.state, call.ended_at, call.result, call.is_error = CallState.LOST, clock.now(), LOST, True
+        call.save(update_fields=["state", "ended_at", "result", "is_error"])
+
+
+def shortened(arguments: object) -> object:
+    """Arguments as an event shows them: whole, but for what is very long."""
+    if isinstance(arguments, str):
+        return arguments if len(arguments) <= INPUT_SHOWN else f"{arguments[:INPUT_SHOWN]}[… {len(arguments)} in all]"
+    if isinstance(arguments, dict):
+        return {key: shortened(value) for key, value in arguments.items()}
+    if isinstance(arguments, list):
+        return [shortened(value) for value in arguments[:100]]
+    return arguments

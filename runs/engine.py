@@ -1,0 +1,179 @@
+"""The loop a stranger can recite: ask the model, run the tools it asks for, tell it what came of them, ask again.
+
+    advance(step):  no messages          → the prompt
+                    the model's turn     → ask it            → its message, and a row for every tool call
+                    tool calls pending   → run them in order → their results
+                    an answer, no calls  → finished
+
+Each call of `advance` does one of these, stores it, and lets go; the doorbell brings the next. What is stored is
+the whole state, so any process may be killed between any two lines here and another goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F
+
+from runs import calls, limits, llm, prompt, tools, transcript
+from runs.db import release_connection
+from runs.events import New
+from runs.models import SandboxState, ToolCall
+from runs.sandbox.base import Sandbox
+from runs.step import Step
+from runs.tools.base import Tool
+from runs.transcript import Body, Part
+
+GO_ON = "Your answer was cut off at the output limit. Go on from where it ends."
+
+
+def advance(step: Step) -> None:
+    """Do one thing. Raises what ends a step early: Halted, LeaseLost, limits.Over, ModelError, SandboxError…"""
+    step.halt.check()
+    messages = transcript.load(step.attempt)
+    if not messages:
+        messages = prompt.build(step.spec, prompt.Trigger.of(step.run))
+        take_turn(step, messages, stored=0)
+    elif messages[-1]["role"] == "assistant":
+        act_on(step, messages)
+    else:
+        take_turn(step, messages, stored=len(messages))
+
+
+def act_on(step: Step, messages: Sequence[Body]) -> None:
+    """The model has spoken and nobody has acted on it yet."""
+    answer = messages[-1]
+    if transcript.tool_calls(answer):
+        calls.run_tools(step, position=len(messages) - 1)
+    elif was_cut(answer):
+        with step.write(release=True):
+            body: Body = {"role": "user", "parts": [{"type": "text", "text": GO_ON}]}
+            transcript.append(step.attempt, len(messages), body, redactor=step.redactor)
+    else:
+        step.finish(transcript.text(answer))
+
+
+# --- the model's turn -------------------------------------------------------------------------------------------
+
+
+def take_turn(step: Step, messages: Sequence[Body], *, stored: int) -> None:
+    """Ask the model, and on the first turn start the sandbox beside it. `messages[stored:]` are new."""
+    limits.check_model_request(step.run, step.spec)
+    model = llm.choose(step.spec.models)
+    offered = tools.offered(step.spec.tools)
+    image = step.prepare_sandbox() if wants_sandbox_now(step, offered) else None
+    estimate = transcript.estimated_tokens(messages)
+    started = [New("sandbox.start", {"image": image})] if image else []
+    with step.write(
+        *lost_request(step),
+        *started,
+        New("model.start", {"model": f"{model.provider}:{model.model}", "turn": step.run.turns + 1}),
+        progress=False,
+        open_request_tokens=estimate,
+        **count_lost_request(step),
+    ):
+        for position, body in enumerate(messages[stored:], stored):
+            transcript.append(step.attempt, position, body, redactor=step.redactor)
+        if image:
+            step.sandbox_is_starting(image)
+    asked = llm.submit(
+        llm.Request(
+            model=model,
+            messages=messages,
+            tools=[tool.schema for tool in offered],
+            read_file=step.read_file,
+        )
+    )
+    box = step.start_sandbox(image) if image else None
+    try:
+        answer = await_answer(step, asked, box)
+        store_answer(step, answer, position=len(messages), last=box is None or box.done())
+        if not step.released and box is not None:
+            step.note_sandbox(box, release=True)
+    finally:
+        asked.cancel()
+
+
+def wants_sandbox_now(step: Step, offered: Sequence[Tool]) -> bool:
+    """Start it side by side with the request, unless it runs, is not used, or is wanted lazily."""
+    needed = step.spec.sandbox == "eager" and any(tool.in_sandbox for tool in offered)
+    return needed and step.attempt.sandbox_state in {SandboxState.NONE, SandboxState.STARTING}
+
+
+def await_answer(step: Step, asked: Future[Body], box: Future[Sandbox] | None) -> Body:
+    """The model's message, with the sandbox noted in the meantime if it was quicker."""
+    release_connection()
+    waiting_for = [asked] if box is None else [asked, box]
+    while not asked.done():
+        step.halt.wait_first(*waiting_for)
+        if box is not None and box.done() and not asked.done():
+            step.note_sandbox(box)
+            release_connection()
+            waiting_for, box = [asked], None
+    return asked.result()
+
+
+def store_answer(step: Step, answer: Body, *, position: int, last: bool) -> None:
+    """The message, the planned calls and what they cost, in one transaction; the end of the run if it is one."""
+    usage = answer.get("usage") or {"input": 0, "output": 0, "cache_read": 0, "cache_write": 0}
+    wanted = transcript.tool_calls(answer)
+    turn = New(
+        "model.turn",
+        {
+            "position": position,
+            "model": answer.get("model", ""),
+            "text": transcript.text(answer),
+            "toolCalls": [{"name": call["name"], "callId": f"{position}-{n}"} for n, call in enumerate(wanted)],
+            "usage": usage,
+        },
+    )
+    spent: dict[str, Any] = {
+        "turns": F("turns") + 1,
+        "input_tokens": F("input_tokens") + usage["input"],
+        "output_tokens": F("output_tokens") + usage["output"],
+        "cache_read_tokens": F("cache_read_tokens") + usage["cache_read"],
+        "cache_write_tokens": F("cache_write_tokens") + usage["cache_write"],
+        "open_request_tokens": None,
+    }
+    over = not wanted and not was_cut(answer)
+    with transaction.atomic():
+        with step.write(turn, release=last and not over, **spent):
+            transcript.append(step.attempt, position, answer, redactor=step.redactor)
+            ToolCall.objects.bulk_create(
+                planned(step, call, position=position, index=index) for index, call in enumerate(wanted)
+            )
+        if over:
+            step.finish(transcript.text(answer))
+
+
+def planned(step: Step, call: Part, *, position: int, index: int) -> ToolCall:
+    return ToolCall(
+        attempt=step.attempt,
+        call_id=f"{position}-{index}",
+        model_call_id=call["id"],
+        position=position,
+        index=index,
+        name=call["name"][:200],
+        arguments=call["arguments"],
+    )
+
+
+def was_cut(answer: Body) -> bool:
+    """The provider stopped it at its output limit: it is a part of an answer, not an answer."""
+    return answer.get("stop") in {"length", "max_tokens"} and not transcript.tool_calls(answer)
+
+
+def lost_request(step: Step) -> list[New]:
+    """A request was sent and its answer never stored: counted as spent, estimated, and said so."""
+    lost = step.run.open_request_tokens
+    return [New("model.lost", {"estimatedTokens": lost})] if lost else []
+
+
+def count_lost_request(step: Step) -> dict[str, Any]:
+    lost = step.run.open_request_tokens
+    if not lost:
+        return {}
+    return {"input_tokens": F("input_tokens") + lost, "estimated_tokens": F("estimated_tokens") + lost}

@@ -1,0 +1,162 @@
+"""A tool call's hands: commands in the sandbox, at most once each, followed line by line."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from agents.redaction import RedactedStream
+from runs import events
+from runs.db import release_connection
+from runs.models import Event, ToolCall
+from runs.sandbox.base import Command, Ending, Following, Sandbox, SandboxGone
+from runs.step import Step
+from runs.tools.base import RESULT_CHARACTERS, Finished
+
+GATHER = 0.1  # seconds of output in one event…
+GATHER_CHARACTERS = 32 * 1024  # …unless it is this much
+KEPT = 1024 * 1024  # characters of one call's output that become events
+STRETCH = 30.0  # seconds a step follows a command before it gives others its thread
+WHOLE = 4 * 1024 * 1024  # bytes that a command which is not live may print
+INSIDE_FIRST = 30  # seconds the sandbox's own watchdog has before the outside gives up on it
+
+
+class Again(Exception):
+    """The stretch is over and the command is not: what came is stored; the next step goes on from there."""
+
+
+class CallLost(Exception):
+    """The command may have run, and nobody can tell how far."""
+
+
+class Excerpt:
+    """The head and the tail of a long text, as it comes in."""
+
+    def __init__(self, limit: int = RESULT_CHARACTERS) -> None:
+        self._half = limit // 2
+        self._head = ""
+        self._tail: deque[str] = deque()
+        self._tail_size = 0
+        self.size = 0
+
+    def feed(self, text: str) -> None:
+        self.size += len(text)
+        room = self._half - len(self._head)
+        self._head += text[:room]
+        if rest := text[room:]:
+            self._tail.append(rest)
+            self._tail_size += len(rest)
+            while self._tail_size - len(self._tail[0]) >= self._half:
+                self._tail_size -= len(self._tail.popleft())
+
+    def text(self) -> str:
+        tail = "".join(self._tail)[-self._half :]
+        missing = self.size - len(self._head) - len(tail)
+        note = f"\n[… {missing} characters left out …]\n" if missing > 0 else ""
+        return self._head + note + tail
+
+
+class CallHands:
+    """The hands of one tool call in one step."""
+
+    def __init__(self, step: Step, call: ToolCall, sandbox: Sandbox, *, forget: Sequence[str] = ()) -> None:
+        self._step = step
+        self._call = call
+        self._sandbox = sandbox
+        self._forget = forget
+        self._commands = 0
+        self.unstored: list[events.New] = []  # output not yet stored: goes into the call's last transaction
+        self.offset = call.offset
+
+    def exec(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: int = 60, live: bool = False) -> Finished:
+        """See `Hands.exec`. Raises Halted, Again, CallLost, SandboxError."""
+        command = Command(
+            call_id=f"{self._call.call_id}.{self._commands}",
+            argv=argv,
+            stdin=stdin,
+            timeout=timeout,
+            forget=self._forget if self._commands == 0 else (),
+        )
+        self._commands += 1
+        following = self._step.engine.exec(self._sandbox, command, offset=self.offset if live else 0)
+        self._step.halt.listen(following.close)
+        try:
+            text, raw = self._follow_live(following, timeout) if live else self._follow_whole(following, timeout)
+        finally:
+            self._step.halt.ignore(following.close)
+            following.close()
+            following.read(0)
+        self._step.halt.check()
+        outcome = following.outcome()
+        if outcome.ending is Ending.LOST:
+            raise CallLost
+        return Finished(text, raw, outcome.ending, outcome.exit_code)
+
+    def _follow_whole(self, following: Following, timeout: int) -> tuple[str, bytes]:
+        gathered = bytearray()
+        end = time.monotonic() + timeout + INSIDE_FIRST
+        release_connection()
+        while (data := following.read(1.0)) is not None:
+            gathered += data[: WHOLE - len(gathered)]
+            self._give_up_after(end, timeout)
+        return gathered.decode("utf-8", "replace"), bytes(gathered)
+
+    def _follow_live(self, following: Following, timeout: int) -> tuple[str, bytes]:
+        stream = RedactedStream(self._step.redactor)
+        excerpt = self._stored_so_far()
+        began_at = self._call.offset
+        gathered, flush_at = "", 0.0
+        now = time.monotonic()
+        stretch_end, end = now + STRETCH, now + timeout + INSIDE_FIRST
+        while True:
+            wait = max(0.0, flush_at - time.monotonic()) if gathered else 1.0
+            release_connection()
+            data = following.read(wait)
+            text = stream.feed(data or b"", last=data is None)
+            excerpt.feed(text)
+            self.offset = began_at + stream.consumed
+            now = time.monotonic()
+            if text and not gathered:
+                flush_at = now + GATHER
+            gathered += text
+            if data is None:
+                break
+            if gathered and (now >= flush_at or len(gathered) >= GATHER_CHARACTERS):
+                self._gather(gathered, excerpt.size)
+                self._store()
+                gathered = ""
+            if now >= stretch_end:
+                self._gather(gathered, excerpt.size)
+                self._store()
+                raise Again
+            self._give_up_after(end, timeout)
+        self._gather(gathered, excerpt.size)
+        return excerpt.text(), b""
+
+    def _stored_so_far(self) -> Excerpt:
+        """What earlier steps stored of this call's output."""
+        excerpt = Excerpt()
+        if self._call.offset:
+            rows = Event.objects.filter(run_id=self._step.run.pk, type="output", data__callId=self._call.call_id)
+            for data in rows.order_by("number").values_list("data", flat=True):
+                excerpt.feed(data["text"])
+        return excerpt
+
+    def _gather(self, text: str, size: int) -> None:
+        """Make an event of `text`, up to the cap; `size` characters have come in all."""
+        room = KEPT - (size - len(text))
+        if text and room > 0:
+            self.unstored.append(events.New("output", {"callId": self._call.call_id, "text": text[:room]}))
+            if len(text) >= room:
+                note = {"callId": self._call.call_id, "kept": KEPT}
+                self.unstored.append(events.New("output.cut", note))
+
+    def _store(self) -> None:
+        with self._step.write(*self.unstored):
+            ToolCall.objects.filter(pk=self._call.pk).update(offset=self.offset)
+        self.unstored = []
+
+    def _give_up_after(self, end: float, timeout: int) -> None:
+        if time.monotonic() > end:
+            raise SandboxGone(f"the command should have been killed after {timeout} s and still runs")

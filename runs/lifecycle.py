@@ -1,0 +1,359 @@
+"""The states of a run and every way from one to the next. No other module writes `Run.status`.
+
+Each verb is one conditional UPDATE and one `status.change` event in the same transaction; whoever watches is
+told when it commits. A verb that finds the run elsewhere than it expects changes nothing and says so.
+
+    pending ──claim──▶ processing ──finish──▶ finished
+       │                │  ▲   └────fail────▶ failed
+       │              wait wake
+       │                ▼  │
+       └──cancel──▶   waiting   ──cancel──▶ canceled
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import BigIntegerField, F, Q
+from django.db.models.functions import Coalesce
+
+from agents import clock
+from agents.models import Agent, Workspace
+from agents.redaction import NOTHING_SECRET, Redactor
+from runs import bells, events, leases
+from runs.leases import Lease, LeaseLost
+from runs.models import (
+    KEEP_THE_SLOT,
+    Attempt,
+    CallState,
+    Run,
+    Status,
+    ToolCall,
+    TriggerKind,
+    WaitReason,
+)
+
+# verb -> (statuses it may leave, status it leads to)
+TRANSITIONS: dict[str, tuple[frozenset[Status], Status]] = {
+    "create": (frozenset(), Status.PENDING),
+    "claim": (frozenset({Status.PENDING}), Status.PROCESSING),
+    "wait": (frozenset({Status.PROCESSING}), Status.WAITING),
+    "wake": (frozenset({Status.WAITING}), Status.PROCESSING),
+    "finish": (frozenset({Status.PROCESSING}), Status.FINISHED),
+    "fail": (frozenset({Status.PENDING, Status.PROCESSING, Status.WAITING}), Status.FAILED),
+    "cancel": (frozenset({Status.PENDING, Status.PROCESSING, Status.WAITING}), Status.CANCELED),
+}
+
+NOBODYS: dict[str, Any] = {"lease_owner": "", "lease_expires_at": None}
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a run exists."""
+
+    trigger: TriggerKind
+    context: dict[str, Any] | None = None
+    caused_by: str = ""
+
+
+def create(agent: Agent, cause: Cause, **fields: Any) -> Run:
+    """A pending run in the agent's line."""
+    run = Run(
+        workspace_id=agent.workspace_id,
+        agent=agent,
+        trigger=cause.trigger,
+        trigger_context=cause.context or {},
+        caused_by=cause.caused_by,
+        status=TRANSITIONS["create"][1],
+        last_event=1,
+        **{"priority": agent.priority, **fields},
+    )
+    with transaction.atomic():
+        run.save(force_insert=True)
+        change = events.status_change(None, run.status, cause.trigger)
+        events.insert(run.pk, [change], redactor=NOTHING_SECRET, last=1)
+        bells.ring_agent(agent.pk)
+    return run
+
+
+def claim(agent_id: int, *, owner: str, host_id: str) -> Lease | None:
+    """Give a free slot of the agent to the next run in its line, with the lease of its first step.
+
+    Woken runs stand before pending ones. None: no free slot, or nobody in line for this host. Locks the
+    workspace (for its cap), then the agent, so two claims can never both take the last slot.
+    """
+    with transaction.atomic():
+        agent = _lock_agent(agent_id)
+        if agent is None or not _free_slots(agent):
+            return None
+        run = _next_in_line(agent, host_id)
+        if run is None or not _seat(run, agent, owner=owner, host_id=host_id):
+            return None
+        epoch = Run.objects.values_list("lease_epoch", flat=True).get(pk=run.pk)
+        return Lease(run.pk, owner, epoch)
+
+
+def wait(
+    lease: Lease,
+    reason: WaitReason,
+    *,
+    also: Sequence[events.New] = (),
+    redactor: Redactor,
+    wake_at: datetime | None = None,
+    question: str = "",
+) -> None:
+    """Park the run: no thread, and for all but short machinery waits no slot. Raises LeaseLost.
+
+    Call it inside the step's last transaction, which it opens with the lease's guard.
+    """
+    keeps = reason in KEEP_THE_SLOT
+    now = clock.now()
+    _move_leased(
+        "wait",
+        lease,
+        also=also,
+        redactor=redactor,
+        change_reason=reason,
+        wait_reason=reason,
+        question=question,
+        wake_at=wake_at,
+        has_slot=keeps,
+        waiting_since=now,
+        **({"machinery_waits": F("machinery_waits") + 1} if keeps else {"takeovers": 0}),
+    )
+    if not keeps:
+        _ring_next(lease.run_id)
+
+
+def wake(
+    run_id: str, reason: WaitReason, *, also: Sequence[events.New] = (), redactor: Redactor = NOTHING_SECRET
+) -> bool:
+    """A waiting run goes on: at once if it kept its slot, else from the head of its agent's line.
+
+    False: it does not wait for this any more.
+    """
+    keeps = reason in KEEP_THE_SLOT
+    now = clock.now()
+    with transaction.atomic():
+        moved = _move(
+            "wake",
+            run_id,
+            where=Q(status=Status.WAITING, wait_reason=reason, has_slot=keeps),
+            old=Status.WAITING,
+            also=also,
+            redactor=redactor,
+            change_reason=reason,
+            wait_reason="",
+            question="",
+            wake_at=None,
+            queued_at=now,
+            **(_moved_on(run_id, now) if keeps else {}),
+        )
+        if moved:
+            agent_id, host_id = Run.objects.values_list("agent_id", "host_id").get(pk=run_id)
+            bells.ring_run(run_id, host_id) if keeps else bells.ring_agent(agent_id)
+    return moved
+
+
+def finish(lease: Lease, output: str, *, redactor: Redactor, also: Sequence[events.New] = ()) -> None:
+    """The work is done and says so. Raises LeaseLost."""
+    _end_leased("finish", lease, also=also, redactor=redactor, output=output)
+
+
+def fail(
+    lease: Lease,
+    code: str,
+    message: str,
+    *,
+    redactor: Redactor,
+    also: Sequence[events.New] = (),
+    details: dict[str, Any] | None = None,
+) -> None:
+    """The run is over and did not succeed. `code` is stable, `message` is for people. Raises LeaseLost."""
+    error = {**(details or {}), "code": code, "message": redactor.text(message)}
+    _end_leased("fail", lease, also=also, redactor=redactor, change_reason=code, error=error)
+
+
+def cancel(lease: Lease, *, redactor: Redactor) -> None:
+    """Carry out a cancel wish, after the sandbox is gone. Raises LeaseLost."""
+    _end_leased("cancel", lease, redactor=redactor)
+
+
+def cancel_idle(run_id: str) -> bool:
+    """Cancel a run nobody works on and nobody can be working on: pending, waiting, or woken and in line.
+
+    False: it is none of these; ask with `request_cancel`. A parked run's sandbox is the sweep's to remove.
+    """
+    for old in (Status.PENDING, Status.WAITING, Status.PROCESSING):
+        idle = Q(status=old) & (Q(has_slot=False) if old is Status.PROCESSING else Q())
+        with transaction.atomic():
+            moved = _move(
+                "cancel",
+                run_id,
+                where=idle,
+                old=old,
+                redactor=NOTHING_SECRET,
+                cancel_requested_at=clock.now(),
+                **_ended(),
+            )
+            if moved:
+                _close_attempts(run_id)
+                _ring_next(run_id)
+                return True
+    return False
+
+
+def request_cancel(run_id: str) -> bool:
+    """Leave the wish for whoever holds the run, and ring. False: the run is over, or the wish is there."""
+    with transaction.atomic():
+        where = Q(status=Status.PROCESSING, cancel_requested_at=None)
+        wish = events.New("cancel.requested")
+        asked = events.append(run_id, [wish], redactor=NOTHING_SECRET, where=where, cancel_requested_at=clock.now())
+        if asked:
+            bells.ring_run(run_id, Run.objects.values_list("host_id", flat=True).get(pk=run_id))
+    return asked
+
+
+def _move(
+    verb: str,
+    run_id: str,
+    *,
+    where: Q,
+    old: Status,
+    redactor: Redactor,
+    also: Sequence[events.New] = (),
+    change_reason: str = "",
+    **sets: Any,
+) -> bool:
+    """The one UPDATE that changes a status, with its event. False: the row is not as `where` says."""
+    allowed, new = TRANSITIONS[verb]
+    assert old in allowed, f"{verb} does not leave {old}"
+    change = events.status_change(old, new, change_reason)
+    return events.append(run_id, [*also, change], redactor=redactor, where=where, status=new, **sets)
+
+
+def _move_leased(verb: str, lease: Lease, **sets: Any) -> None:
+    where = Q(lease_owner=lease.owner, lease_epoch=lease.epoch, status=Status.PROCESSING)
+    with transaction.atomic():
+        if not _move(verb, lease.run_id, where=where, old=Status.PROCESSING, **{**NOBODYS, **sets}):
+            raise LeaseLost(lease.run_id)
+
+
+def _end_leased(verb: str, lease: Lease, **sets: Any) -> None:
+    lost = Coalesce(
+        F("open_request_tokens"), 0, output_field=BigIntegerField()
+    )  # a request whose answer will never be stored is spent
+    spent = {"input_tokens": F("input_tokens") + lost, "estimated_tokens": F("estimated_tokens") + lost}
+    with transaction.atomic():
+        _move_leased(verb, lease, open_request_tokens=None, **spent, **_ended(), **sets)
+        _close_attempts(lease.run_id)
+        _ring_next(lease.run_id)
+
+
+def _ended() -> dict[str, Any]:
+    return {
+        **NOBODYS,
+        "finished_at": clock.now(),
+        "has_slot": False,
+        "wait_reason": "",
+        "question": "",
+        "wake_at": None,
+        "waiting_since": None,
+    }
+
+
+def _close_attempts(run_id: str) -> None:
+    """No attempt outlives its run; a call still under way may have had effects, and nobody will know."""
+    Attempt.objects.filter(run_id=run_id, ended_at=None).update(ended_at=clock.now())
+    ToolCall.objects.filter(attempt__run_id=run_id, state=CallState.STARTED).update(state=CallState.LOST)
+
+
+def _ring_next(run_id: str) -> None:
+    bells.ring_agent(Run.objects.values_list("agent_id", flat=True).get(pk=run_id))
+
+
+def _lock_agent(agent_id: int) -> Agent | None:
+    """The agent's row, locked behind its workspace's; None if it is gone or may not start anything."""
+    workspace_id = Agent.objects.filter(pk=agent_id).values_list("workspace_id", flat=True).first()
+    if workspace_id is None:
+        return None
+    workspace = Workspace.objects.select_for_update(no_key=True).get(pk=workspace_id)
+    agent = Agent.objects.select_for_update(no_key=True).get(pk=agent_id)
+    agent.workspace = workspace
+    return agent
+
+
+def _free_slots(agent: Agent) -> bool:
+    """Slots in use are rows, counted: a counter would drift with the first crash."""
+    if Run.objects.filter(agent=agent, has_slot=True).count() >= agent.scale:
+        return False
+    cap = agent.workspace.scale
+    return cap is None or Run.objects.filter(workspace_id=agent.workspace_id, has_slot=True).count() < cap
+
+
+def _next_in_line(agent: Agent, host_id: str) -> Run | None:
+    woken = Run.objects.filter(agent=agent, status=Status.PROCESSING, has_slot=False)
+    first = woken.filter(Q(host_id=host_id) | Q(host_id=None)).order_by("queued_at", "pk").first()
+    if first is not None:
+        return first
+    if agent.refusal or woken.exists():
+        return None  # the slot is another host's: its own sweep or bell will claim it
+    return Run.objects.filter(agent=agent, status=Status.PENDING).order_by("priority", "pk").first()
+
+
+def _seat(run: Run, agent: Agent, *, owner: str, host_id: str) -> bool:
+    """Slot and lease for the run. False: it was canceled in this very moment; its end rings for the next."""
+    now = clock.now()
+    seat: dict[str, Any] = {
+        "has_slot": True,
+        "host_id": host_id,
+        "lease_owner": owner,
+        "lease_epoch": F("lease_epoch") + 1,
+        "lease_expires_at": now + leases.TERM,
+    }
+    if run.status == Status.PROCESSING:
+        return _seat_woken(run, now, seat)
+    assert agent.version is not None, "an agent gets its version when it is made"
+    limits = agent.version.read().limits
+    wall = run.wall_seconds if run.wall_seconds is not None else limits.wall_seconds
+    seated = _move(
+        "claim",
+        run.pk,
+        where=Q(status=Status.PENDING),
+        old=Status.PENDING,
+        redactor=NOTHING_SECRET,
+        version=agent.version,
+        started_at=now,
+        deadline_at=now + timedelta(seconds=wall) if wall else None,
+        **seat,
+    )
+    if seated:
+        Attempt.objects.create(run=run, number=1, host_id=host_id)
+    return seated
+
+
+def _moved_on(run_id: str, now: datetime) -> dict[str, Any]:
+    """The columns of a run that goes on after waiting: that time does not count against its limit."""
+    since, deadline = Run.objects.values_list("waiting_since", "deadline_at").get(pk=run_id)
+    waited = now - (since or now)
+    return {
+        "waiting_since": None,
+        "deadline_at": deadline + waited if deadline else None,
+        "lease_expires_at": now,
+    }
+
+
+def _seat_woken(run: Run, now: datetime, seat: dict[str, Any]) -> bool:
+    """Back at work. The time it waited, for its answer and for the slot, does not count against its limit."""
+    waited = now - (run.waiting_since or now)
+    return events.append(
+        run.pk,
+        [events.New("run.resumed", {"waited_seconds": round(waited.total_seconds(), 3)})],
+        redactor=NOTHING_SECRET,
+        where=Q(status=Status.PROCESSING, has_slot=False),
+        **{**_moved_on(run.pk, now), **seat},
+    )

@@ -1,0 +1,204 @@
+"""The documented double of a sandbox: folders and local processes, no isolation whatever. For tests only.
+
+It runs the same keeper script as the real ones, so what it proves about commands is proved about the script.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from agents.ids import new_id
+from runs.sandbox.base import (
+    Command,
+    Ending,
+    Engine,
+    EngineDown,
+    Following,
+    ImageMissing,
+    Outcome,
+    Sandbox,
+    SandboxError,
+    SandboxGone,
+    Spec,
+)
+
+KEEPER = Path(__file__).with_name("keeper.sh")
+BOOT = Path(__file__).with_name("boot.sh")
+
+
+class FakeEngine(Engine):
+    """Sandboxes below `root` (default: $AGENTFLEET_FAKE_ROOT, else a new folder); any process with it sees them."""
+
+    def __init__(self, root: Path | None = None, *, host_id: str = "", images: tuple[str, ...] | None = None) -> None:
+        named = os.environ.get("AGENTFLEET_FAKE_ROOT")
+        self.root = root or (Path(named) if named else Path(tempfile.mkdtemp(prefix="agentfleet-fake-")))
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.images = images  # None: every image exists
+        self.down = False
+        self.specs: dict[str, Spec] = {}  # what this object was asked to start
+        self.commands: list[Command] = []  # what it was asked to run, in order
+
+    def ping(self) -> str:
+        self._answer()
+        return "fake"
+
+    def prepare_image(self, image: str) -> str:
+        self._answer()
+        if self.images is not None and image not in self.images:
+            raise ImageMissing(f"No such image: {image}")
+        return image
+
+    def start(self, spec: Spec) -> Sandbox:
+        self._answer()
+        self.prepare_image(spec.image)
+        self.specs[spec.name] = spec
+        home = self._home(spec.name)
+        with contextlib.suppress(SandboxGone):
+            return self.find(spec.name)
+        for folder in (home / "run", home / "tmp", self._workspace(spec.name)):
+            folder.mkdir(parents=True, exist_ok=True)
+        for path, content in spec.files.items():
+            file = self._workspace(spec.name) / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        boot = subprocess.Popen(["sh", str(BOOT)], env=self._env(spec.name), start_new_session=True)
+        threading.Thread(target=boot.wait, daemon=True).start()
+        (home / "boot").write_text(f"{boot.pid} {new_id('fake')}")
+        return self.find(spec.name)
+
+    def find(self, name: str) -> Sandbox:
+        self._answer()
+        try:
+            pid, _, boot_id = (self._home(name) / "boot").read_text().partition(" ")
+            os.kill(int(pid), 0)
+        except (OSError, ValueError) as error:
+            raise SandboxGone(f"there is no sandbox {name}") from error
+        return Sandbox(name, boot_id)
+
+    def exec(self, sandbox: Sandbox, command: Command, *, offset: int = 0) -> Following:
+        self.commands.append(command)
+        numbers = (command.timeout, command.output_limit, offset, len(command.stdin))
+        words = ["run", command.call_id, *map(str, numbers), " ".join(command.forget)]
+        return self._keeper(sandbox, [*words, *command.argv], env=dict(command.env), stdin=command.stdin)
+
+    def stop_commands(self, sandbox: Sandbox, *, grace: int) -> None:
+        with contextlib.suppress(SandboxGone):
+            following = self._keeper(sandbox, ["stop", str(grace)])
+            while following.read(1.0) is not None:
+                pass
+
+    def remove(self, name: str) -> None:
+        self._answer()
+        home = self._home(name)
+        for file in [home / "boot", *home.glob("run/*/child")]:
+            with contextlib.suppress(OSError, ValueError):
+                os.killpg(int(file.read_text().split()[0]), signal.SIGKILL)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(home)
+
+    def remove_workspace(self, name: str) -> None:
+        self._answer()
+        shutil.rmtree(self._workspace(name), ignore_errors=True)
+
+    def names(self) -> list[str]:
+        self._answer()
+        return [folder.name for folder in self.root.iterdir() if not folder.name.endswith(".workspace")]
+
+    def _answer(self) -> None:
+        if self.down:
+            raise EngineDown("the container engine does not answer: told to be down")
+
+    def _home(self, name: str) -> Path:
+        return self.root / name
+
+    def _workspace(self, name: str) -> Path:
+        return self.root / f"{name}.workspace"
+
+    def _env(self, name: str) -> dict[str, str]:
+        home = self._home(name)
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home / "tmp"),
+            "AGENTFLEET_RECORDS": str(home / "run"),
+            "AL_ENV_FILE": str(home / "tmp" / "env.sh"),
+        }
+
+    def _keeper(
+        self, sandbox: Sandbox, words: list[str], *, env: dict[str, str] | None = None, stdin: bytes = b""
+    ) -> Following:
+        if self.find(sandbox.name) != sandbox:
+            raise SandboxGone(f"sandbox {sandbox.name} was started anew")
+        spec = self.specs.get(sandbox.name)
+        process = subprocess.Popen(
+            ["sh", str(KEEPER), *words],
+            cwd=self._workspace(sandbox.name),
+            env={**self._env(sandbox.name), **(dict(spec.env) if spec else {}), **(env or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(stdin)
+            process.stdin.close()
+        return FakeFollowing(self, sandbox, process)
+
+
+class FakeFollowing(Following):
+    def __init__(self, engine: FakeEngine, sandbox: Sandbox, process: subprocess.Popen[bytes]) -> None:
+        self._engine = engine
+        self._sandbox = sandbox
+        self._process = process
+        self._closed = threading.Event()
+        self._said: list[str] = []
+
+    def read(self, timeout: float) -> bytes | None:
+        assert self._process.stdout is not None
+        end = time.monotonic() + timeout
+        while not self._closed.is_set() and not self._process.stdout.closed:
+            if select.select([self._process.stdout], [], [], 0.02)[0]:
+                data = os.read(self._process.stdout.fileno(), 256 * 1024)
+                if not data:
+                    self._finish()
+                    return None
+                return data
+            if time.monotonic() > end:
+                return b""
+        return None
+
+    def outcome(self) -> Outcome:
+        endings = {"timeout": Ending.TIMEOUT, "output": Ending.OUTPUT_LIMIT}
+        match self._said:
+            case ["exit", code, *why]:
+                return Outcome(endings[why[0]] if why else Ending.EXITED, int(code))
+            case ["lost"]:
+                return Outcome(Ending.LOST)
+        raise SandboxError(f"the command could not be started: {' '.join(self._said)}")
+
+    def close(self) -> None:
+        """The reader of the pipes goes; the keeper behind them lives on, as a container's does."""
+        self._closed.set()
+        for pipe in (self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            pipe.close()
+        threading.Thread(target=self._process.wait, daemon=True).start()
+
+    def _finish(self) -> None:
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._said = self._process.stderr.read().decode().strip().rpartition("\n")[2].split()
+        self._process.stdout.close()
+        self._process.stderr.close()
+        self._process.wait()
+        if self._engine.find(self._sandbox.name) != self._sandbox:
+            raise SandboxGone(f"sandbox {self._sandbox.name} was started anew")

@@ -1,0 +1,188 @@
+"""One step of one run: what it may read, the lease it writes under, and the halt it waits with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+
+from agents import clock
+from agents.models import AgentFile
+from agents.redaction import Redactor
+from agents.spec import AgentSpec
+from runs import bells, events, leases, lifecycle, payloads
+from runs.db import release_connection
+from runs.halt import Halt
+from runs.leases import Lease, LeaseLost
+from runs.llm import keys
+from runs.models import Attempt, Run, SandboxState, WaitReason
+from runs.sandbox.base import Engine, Sandbox, SandboxGone, Spec
+
+SANDBOX_LOSSES = 3  # of one attempt; after that the run has no luck left
+
+_starters = ThreadPoolExecutor(max_workers=16, thread_name_prefix="sandbox-start")
+
+
+class Step:
+    """Everything here that writes does so in a transaction that begins with the lease's guard."""
+
+    def __init__(self, lease: Lease, engine: Engine) -> None:
+        self.lease = lease
+        self.engine = engine
+        self.halt = Halt()
+        self.released = False  # the lease was let go, in the last transaction
+        self.over = False  # the run has reached its end
+        self.redactor = Redactor(keys.all_values())
+        self._starting: Future[Sandbox] | None = None
+
+    @cached_property
+    def run(self) -> Run:
+        return Run.objects.select_related("version", "agent").get(pk=self.lease.run_id)
+
+    @cached_property
+    def spec(self) -> AgentSpec:
+        assert self.run.version is not None, "the claim pins a version"
+        return self.run.version.read()
+
+    @cached_property
+    def attempt(self) -> Attempt:
+        attempt = Attempt.objects.filter(run_id=self.lease.run_id).order_by("-number").first()
+        assert attempt is not None, "the claim makes the first attempt"
+        return attempt
+
+    @contextmanager
+    def write(self, *new: events.New, progress: bool = True, release: bool = False, **sets: Any) -> Iterator[None]:
+        """A transaction of this step. Raises LeaseLost, and then nothing in it is stored.
+
+        With `release` it is the step's last: the lease goes, and the doorbell rings for the next.
+        """
+        if progress:
+            sets.update(takeovers=0, machinery_waits=0)
+        if release:
+            sets.update(leases.freed(clock.now()))
+        guard = Q(lease_owner=self.lease.owner, lease_epoch=self.lease.epoch)
+        with transaction.atomic():
+            if not events.append(self.lease.run_id, new, redactor=self.redactor, where=guard, **sets):
+                raise LeaseLost(self.lease.run_id)
+            yield
+            if release:
+                bells.ring_run(self.lease.run_id, self.run.host_id)
+        self.released = self.released or release
+
+    def finish(self, output: str, *also: events.New) -> None:
+        lifecycle.finish(self.lease, self.redactor.text(output), redactor=self.redactor, also=also)
+        self.released = self.over = True
+
+    def fail(self, code: str, message: str, *, refused: bool = False) -> None:
+        """`refused`: the provider turned the request down, so what was sent is not spent."""
+        with transaction.atomic():
+            if refused:
+                self._request_was_refused()
+            details = {"iteration": self.run.turns}
+            lifecycle.fail(self.lease, code, message, redactor=self.redactor, details=details)
+        self.released = self.over = True
+
+    def wait(self, reason: WaitReason, *also: events.New, **details: Any) -> None:
+        """Park the run; the step is over."""
+        lifecycle.wait(self.lease, reason, also=also, redactor=self.redactor, **details)
+        self.released = True
+
+    def pause(self, reason: WaitReason, note: dict[str, Any], *, wake_at: datetime) -> None:
+        """Park the run until the machinery may have recovered. It keeps its slot."""
+        with transaction.atomic():
+            if reason is WaitReason.RATE_LIMIT:
+                self._request_was_refused()
+            self.wait(reason, events.New("pause", note), wake_at=wake_at)
+
+    def cancel(self) -> None:
+        lifecycle.cancel(self.lease, redactor=self.redactor)
+        self.released = self.over = True
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the run's time is up, as far as this step has read; for other threads, which must not query."""
+        run: Run | None = self.__dict__.get("run")
+        return run.deadline_at if run is not None else None
+
+    def _request_was_refused(self) -> None:
+        if not leases.held(self.lease).update(open_request_tokens=None):
+            raise LeaseLost(self.lease.run_id)
+
+    def release(self) -> None:
+        leases.release(self.lease)
+        self.released = True
+
+    def read_file(self, path: str) -> bytes | None:
+        """A file of the agent's folder, as of the version this run has."""
+        found = AgentFile.objects.filter(version_id=self.run.version_id, path=path).first()
+        return bytes(found.content) if found else None
+
+    # --- the sandbox -----------------------------------------------------------------------------------------
+
+    @property
+    def known_sandbox(self) -> Sandbox | None:
+        """The sandbox as the database has it; nobody has asked the engine."""
+        if self.attempt.sandbox_state != SandboxState.RUNNING:
+            return None
+        return Sandbox(self.attempt.sandbox_name, self.attempt.sandbox_id)
+
+    def prepare_sandbox(self) -> str:
+        """The image to start from. Raises SandboxError before anything is spent."""
+        return self.engine.prepare_image(self.spec.image or settings.SANDBOX_IMAGE)
+
+    def sandbox_is_starting(self, image: str) -> None:
+        """Commit, inside `write`, that the engine is about to be asked: whoever cleans up will look."""
+        if self.attempt.sandbox_losses > SANDBOX_LOSSES:
+            raise SandboxGone(f"the sandbox was lost {self.attempt.sandbox_losses} times")
+        Attempt.objects.filter(pk=self.attempt.pk).update(
+            sandbox_state=SandboxState.STARTING, image=image, sandbox_id="", has_workspace=True
+        )
+        self.attempt.sandbox_state = SandboxState.STARTING
+
+    def start_sandbox(self, image: str) -> Future[Sandbox]:
+        """Ask the engine, on another thread. The step must not end before the future has: see `settle`."""
+        spec = Spec(
+            name=self.attempt.sandbox_name,
+            image=image,
+            network=self.spec.network,
+            env={"AGENTFLEET_RUN": self.run.pk, "AGENTFLEET_AGENT": self.run.agent.name},
+            labels={"agentfleet.run": self.run.pk, "agentfleet.attempt": str(self.attempt.number)},
+            files=payloads.files(self.run),
+        )
+        self._starting = _starters.submit(self.engine.start, spec)
+        return self._starting
+
+    def note_sandbox(self, box: Future[Sandbox], *, release: bool = False) -> None:
+        """Store what came of starting it, when it has. Raises Halted, SandboxError."""
+        release_connection()
+        self.halt.wait_first(box)
+        if self.known_sandbox is None:
+            sandbox = box.result()
+            with self.write(events.New("sandbox.ready", {"id": sandbox.id}), release=release):
+                self.sandbox_runs(sandbox)
+        elif release:
+            self.release()
+
+    def sandbox_runs(self, sandbox: Sandbox) -> None:
+        """Store, inside `write`, what the engine gave."""
+        Attempt.objects.filter(pk=self.attempt.pk).update(sandbox_state=SandboxState.RUNNING, sandbox_id=sandbox.id)
+        self.attempt.sandbox_state, self.attempt.sandbox_id = SandboxState.RUNNING, sandbox.id
+
+    def sandbox_is_gone(self) -> None:
+        """Store, inside `write`, that there is none any more; the next that needs one starts it."""
+        self.attempt.sandbox_state, self.attempt.sandbox_id = SandboxState.GONE, ""
+        self.attempt.sandbox_losses += 1
+        self.attempt.save(update_fields=["sandbox_state", "sandbox_id", "sandbox_losses"])
+
+    def settle(self) -> None:
+        """Wait for a start that is under way: one that came after the clean-up would stand for ever."""
+        if self._starting is not None:
+            self._starting.exception()
+            self._starting = None

@@ -1,0 +1,154 @@
+"""The sweep: what doorbells, beat and crashed processes left lying. A thread in every worker; needs only the database.
+
+What it finds it hands to this worker directly, at most as many as there are free threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import Protocol
+
+from django.db.models import Count, Q
+
+from agents import clock
+from agents.models import Agent
+from agents.schedule import BadSchedule
+from runs import lifecycle, queue
+from runs.models import TERMINAL, Attempt, Host, Run, SandboxState, Status, WaitReason
+from runs.sandbox.base import Engine, SandboxError
+from runs.sandbox.cleanup import clean_up
+
+log = logging.getLogger(__name__)
+
+EVERY = 2.0  # seconds
+HEARD = timedelta(seconds=1)  # what a doorbell has before the sweep looks itself
+HOST_IS_DEAD = timedelta(seconds=60)
+PARKED_GRACE = timedelta(minutes=10)  # a waiting run keeps its container this long, its workspace for good
+LEFT_ALONE = timedelta(seconds=5)  # an ended run's own worker is removing its sandbox
+LOOK_AT_ENGINE_EVERY = 60.0  # seconds
+
+
+class Worker(Protocol):
+    """What the sweep needs of the worker it runs in."""
+
+    host_id: str
+    engine: Engine
+
+    @property
+    def free(self) -> int: ...
+    def look(self, run_id: str) -> None: ...
+    def look_for_work(self, agent_id: int) -> None: ...
+    def hand(self, what: Callable[[], None], key: object) -> None: ...
+    def dead_owners(self) -> int: ...
+
+
+def sweep(worker: Worker) -> None:
+    """One round. Each part stands alone: a run that cannot be handled must not stop the others."""
+    worker.dead_owners()
+    for part in (wake_the_due, fire_schedules, hand_steps, hand_work, remove_leftovers, purge_deleted):
+        try:
+            part(worker)
+        except Exception:
+            log.exception("sweep: %s", part.__name__)
+
+
+def wake_the_due(worker: Worker) -> None:
+    """Runs whose pause is over."""
+    due = Run.objects.filter(status=Status.WAITING, wake_at__lte=clock.now())
+    for run_id, reason in due.values_list("pk", "wait_reason")[:100]:
+        lifecycle.wake(run_id, WaitReason(reason))
+
+
+def fire_schedules(worker: Worker) -> None:
+    """Ticks that are due, whether or not beat rang for them."""
+    now = clock.now()
+    for agent in Agent.objects.filter(active=True).exclude(schedule=""):
+        try:
+            queue.fire(agent, now)
+        except BadSchedule:
+            log.exception("agent %s", agent.name)
+
+
+def hand_steps(worker: Worker) -> None:
+    """Leases that ended, and steps whose doorbell was lost: this host's, and those of hosts that died."""
+    now = clock.now()
+    alive = Host.objects.filter(last_seen_at__gt=now - HOST_IS_DEAD).exclude(pk=worker.host_id)
+    idle = Run.objects.filter(status=Status.PROCESSING, has_slot=True, lease_expires_at__lte=now - HEARD)
+    for run_id in idle.exclude(host__in=alive).order_by("lease_expires_at").values_list("pk", flat=True)[: worker.free]:
+        worker.hand(partial(worker.look, run_id), run_id)
+
+
+def hand_work(worker: Worker) -> None:
+    """Agents with somebody in line and a slot free."""
+    in_line = Q(status=Status.PENDING) | Q(status=Status.PROCESSING, has_slot=False)
+    waiting = set(Run.objects.filter(in_line).order_by().values_list("agent_id", flat=True).distinct())
+    busy = dict(
+        Run.objects.filter(has_slot=True, agent__in=waiting).order_by().values_list("agent").annotate(Count("pk"))
+    )
+    room = worker.free
+    for agent in Agent.objects.filter(pk__in=waiting):
+        for seat in range(min(room, agent.scale - busy.get(agent.pk, 0))):
+            worker.hand(partial(worker.look_for_work, agent.pk), (agent.pk, seat))
+            room -= 1
+
+
+def remove_leftovers(worker: Worker) -> None:
+    """Sandboxes that stand and should not: of ended runs, of long parked ones, and those no row knows."""
+    now = clock.now()
+    standing = Attempt.objects.filter(host_id=worker.host_id, has_workspace=True)
+    ended = Q(run__status__in=TERMINAL, run__finished_at__lt=now - LEFT_ALONE)
+    for attempt in standing.filter(ended)[:50]:
+        worker.hand(partial(clean_up_and_purge, worker.engine, attempt), attempt.pk)
+    parked = standing.filter(
+        sandbox_state=SandboxState.RUNNING, run__status=Status.WAITING, run__has_slot=False,
+        run__waiting_since__lt=now - PARKED_GRACE,
+    )  # fmt: skip
+    for attempt in parked[:50]:
+        worker.hand(partial(put_away, worker.engine, attempt), attempt.pk)
+    if time.monotonic() - _looked_at_engine.get(worker.host_id, 0.0) > LOOK_AT_ENGINE_EVERY:
+        _looked_at_engine[worker.host_id] = time.monotonic()
+        worker.hand(partial(remove_unknown, worker.engine), "engine")
+
+
+_looked_at_engine: dict[str, float] = {}
+
+
+def clean_up_and_purge(engine: Engine, attempt: Attempt) -> None:
+    if clean_up(engine, attempt):
+        queue.purge(attempt.run_id)
+
+
+def put_away(engine: Engine, attempt: Attempt) -> None:
+    """Remove a parked run's container; its workspace stays, and waking starts a new container on it."""
+    fits = Q(pk=attempt.pk, sandbox_state=SandboxState.RUNNING, run__status=Status.WAITING)
+    if Attempt.objects.filter(fits).update(sandbox_state=SandboxState.STARTING, sandbox_id=""):
+        engine.remove(attempt.sandbox_name)
+        Attempt.objects.filter(pk=attempt.pk, sandbox_state=SandboxState.STARTING, run__status=Status.WAITING).update(
+            sandbox_state=SandboxState.GONE
+        )
+
+
+def remove_unknown(engine: Engine) -> None:
+    """Sandboxes of this host that belong to no live run: their process died between asking and storing."""
+    try:
+        names = engine.names()
+    except SandboxError:
+        return
+    for name in names:
+        run_id, _, number = name.removeprefix("agentfleet-").rpartition("-")
+        live = Run.objects.filter(pk=run_id, attempts__number=number if number.isdigit() else 0)
+        if not live.exclude(status__in=TERMINAL, finished_at__lt=clock.now() - LEFT_ALONE).exists():
+            log.warning("removing sandbox %s: no live run has it", name)
+            engine.remove(name)
+            engine.remove_workspace(name)
+
+
+def purge_deleted(worker: Worker) -> None:
+    """Runs somebody deleted, once nothing of them stands."""
+    gone = Run.objects.filter(delete_requested_at__isnull=False, status__in=TERMINAL)
+    for run_id in gone.values_list("pk", flat=True)[:50]:
+        queue.purge(run_id)

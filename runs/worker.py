@@ -1,0 +1,306 @@
+"""This process as the fleet sees it: an owner of leases on a host, the steps it is working on, and their end.
+
+Three threads of its own beside the pool: one renews leases and reads wishes, one sweeps, one loads heavy imports
+after the worker has said that it is ready.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from datetime import timedelta
+from pathlib import Path
+
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.utils.module_loading import import_string
+
+from agents import clock, private_files
+from agents.ids import new_id
+from runs import engine, leases, lifecycle, limits, llm, sweep
+from runs.halt import Halted, Why
+from runs.leases import Lease, LeaseLost
+from runs.llm import ModelError, ModelUnavailable
+from runs.models import Host, Run, SandboxState, WaitReason
+from runs.sandbox.base import Engine, EngineDown, SandboxError
+from runs.sandbox.cleanup import clean_up, stop_and_remove
+from runs.step import Step
+
+log = logging.getLogger(__name__)
+
+TICK = 0.5  # seconds between looks at deadlines
+GONE_AFTER = 7.5  # seconds from SIGTERM to the end of this process, whatever hangs
+MACHINERY_WAITS = 12  # in a row without progress, before the run gives up
+LONGEST_PAUSE = 300.0  # seconds
+
+
+class Worker:
+    """Start it once per process; `look` and `look_for_work` may be called from any thread."""
+
+    def __init__(self, home: Path, *, threads: int, make_engine: Callable[[str], Engine]) -> None:
+        self.owner = new_id("own")
+        self.host_id = private_files.write_once(home / "host_id", secrets.token_hex(6))
+        self.engine = make_engine(self.host_id)
+        self.threads = threads
+        self.stopping = threading.Event()
+        self.home = home
+        self._owners = home / "owners"
+        self._lock = threading.Lock()
+        self._steps: dict[str, Step] = {}
+        self._pool: Executor | None = None
+        self._handed: dict[object, float] = {}
+
+    # --- life ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Become an owner. From here on this process may hold leases."""
+        self._owners.mkdir(mode=0o700, exist_ok=True)
+        self._hold_owner_file()
+        self._seen()
+        leases.expire_of_dead(self._owners, self.owner)
+        connection.close()
+        threading.Thread(target=self._keep_leases, name="leases", daemon=True).start()
+
+    def work_with(self, pool: Executor) -> None:
+        """Take work: the sweep hands what it finds to this pool."""
+        self._pool = pool
+        threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+        threading.Thread(target=self._warm, name="warm", daemon=True).start()
+
+    def stop(self) -> None:
+        """Take nothing more, end every step at its next safe point; be gone soon whatever happens."""
+        self.stopping.set()
+        for step in self._active():
+            step.halt.set(Why.STOPPING)
+        last = threading.Timer(GONE_AFTER, os._exit, [0])
+        last.daemon = True
+        last.start()
+
+    @property
+    def free(self) -> int:
+        return max(0, self.threads - len(self._steps))
+
+    # --- work ------------------------------------------------------------------------------------------------
+
+    def look(self, run_id: str) -> None:
+        """Do the run's next step, if nobody is at it; if this process is, see what is wished."""
+        if self.stopping.is_set():
+            return
+        step = self._steps.get(run_id)
+        if step is not None:
+            if Run.objects.filter(pk=run_id, cancel_requested_at__isnull=False).exists():
+                step.halt.set(Why.CANCEL)
+            return
+        lease = leases.take(run_id, self.owner)
+        if lease is not None:
+            self._work(lease)
+
+    def look_for_work(self, agent_id: int) -> None:
+        """Begin the next run of the agent's line, if there is a slot for it."""
+        if self.stopping.is_set():
+            return
+        lease = lifecycle.claim(agent_id, owner=self.owner, host_id=self.host_id)
+        if lease is not None:
+            self._work(lease)
+
+    def hand(self, what: Callable[[], None], key: object) -> None:
+        """Work for this process's own pool, none twice within two seconds. For the sweep."""
+        now = time.monotonic()
+        if self._pool is None or now - self._handed.get(key, 0.0) < sweep.EVERY:
+            return
+        self._handed = {key: at for key, at in self._handed.items() if now - at < sweep.EVERY}
+        self._handed[key] = now
+        try:
+            self._pool.submit(self._edge, what)
+        except RuntimeError:  # the pool is closing
+            self.stopping.set()
+
+    def _work(self, lease: Lease) -> None:
+        step = Step(lease, self.engine)
+        with self._lock:
+            replaced = self._steps.get(lease.run_id)
+            self._steps[lease.run_id] = step
+        if replaced is not None:
+            replaced.halt.set(Why.LOST)
+        if self.stopping.is_set():
+            step.halt.set(Why.STOPPING)
+        try:
+            self._advance(step)
+        finally:
+            step.settle()
+            with self._lock:
+                if self._steps.get(lease.run_id) is step:
+                    del self._steps[lease.run_id]
+        if step.over and step.attempt.sandbox_state != SandboxState.NONE:
+            clean_up(self.engine, step.attempt)
+
+    def _advance(self, step: Step) -> None:
+        """One step, and whatever ends it, in the database."""
+        try:
+            check_wanted(step)
+            engine.advance(step)
+        except LeaseLost:
+            log.info("%s goes on elsewhere", step.lease.run_id)
+        except DatabaseError:
+            log.exception("%s: the database failed; the lease will run out", step.lease.run_id)
+        except Exception as error:  # noqa: BLE001 - the edge of the process: every run ends with a reason
+            self._end_early(step, error)
+
+    def _end_early(self, step: Step, error: Exception) -> None:
+        try:
+            step.settle()
+            end_early(step, error)
+        except LeaseLost:
+            log.info("%s goes on elsewhere", step.lease.run_id)
+        except (DatabaseError, SandboxError):
+            log.exception("%s: could not be ended; the lease will run out", step.lease.run_id)
+
+    # --- threads ---------------------------------------------------------------------------------------------
+
+    def _keep_leases(self) -> None:
+        renewed_at = seen_at = time.monotonic()
+        while True:
+            time.sleep(TICK)
+            now = time.monotonic()
+            # Frozen or cut off: somebody else may have gone on. Checked before renewing, which would hide it.
+            if now - renewed_at > leases.GIVE_UP_AFTER:
+                self._halt_all(Why.LOST)
+                renewed_at = now
+            self._halt_overdue()
+            if now - renewed_at < leases.RENEW_EVERY:
+                continue
+            try:
+                self._renew()
+                renewed_at = now
+                if now - seen_at >= leases.RENEW_EVERY:
+                    self._seen()
+                    seen_at = now
+            except DatabaseError:
+                log.warning("leases could not be renewed", exc_info=True)
+            finally:
+                connection.close()
+
+    def _renew(self) -> None:
+        steps = {step.lease.run_id: step for step in self._active()}
+        held = leases.renew(self.owner, steps.keys())
+        for run_id, step in steps.items():
+            if step.released:
+                continue
+            epoch, canceled = held.get(run_id, (None, False))
+            if epoch != step.lease.epoch:
+                step.halt.set(Why.LOST)
+            elif canceled:
+                step.halt.set(Why.CANCEL)
+
+    def _halt_overdue(self) -> None:
+        now = clock.now()
+        for step in self._active():
+            deadline = step.deadline
+            if deadline is not None and now >= deadline:
+                step.halt.set(Why.DEADLINE)
+
+    def _halt_all(self, why: Why) -> None:
+        for step in self._active():
+            step.halt.set(why)
+
+    def _active(self) -> list[Step]:
+        with self._lock:
+            return list(self._steps.values())
+
+    def _sweep(self) -> None:
+        while not self.stopping.is_set():
+            self._edge(lambda: sweep.sweep(self))
+            self.stopping.wait(sweep.EVERY * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+
+    def _edge(self, what: Callable[[], None]) -> None:
+        try:
+            what()
+        except Exception:
+            log.exception("%s", what)
+        finally:
+            connection.close()
+
+    def _warm(self) -> None:
+        try:
+            llm.warm()
+        except Exception:
+            log.exception("the model libraries could not be loaded")
+
+    def _hold_owner_file(self) -> None:
+        """Locked for as long as this process lives, frozen or not: whoever can lock it knows that it is dead."""
+        held = private_files.locked(self._owners / f"{self.owner}.owner")
+        held.__enter__()
+        self._held = held
+
+    def _seen(self) -> None:
+        facts = {"name": socket.gethostname(), "capacity": self.threads, "last_seen_at": clock.now()}
+        Host.objects.update_or_create(pk=self.host_id, defaults=facts)
+
+    def dead_owners(self) -> int:
+        """End the leases of owners on this host that died; how many."""
+        return leases.expire_of_dead(self._owners, self.owner)
+
+
+def check_wanted(step: Step) -> None:
+    """Raises what speaks against going on, before anything is done."""
+    if step.run.cancel_requested_at is not None:
+        raise Halted(Why.CANCEL)
+    if step.run.takeovers > leases.TAKEOVERS:
+        raise limits.Over("WORKER_LOST", f"{leases.TAKEOVERS} workers were lost in a row at this point")
+
+
+def end_early(step: Step, error: Exception) -> None:
+    """What each way of ending a step early means for the run. Raises LeaseLost, SandboxError."""
+    match error:
+        case Halted(why=Why.CANCEL):
+            stop_and_remove(step.engine, step.attempt)
+            step.cancel()
+        case Halted(why=Why.DEADLINE):
+            over = limits.timeout(step.run)
+            step.fail(over.code, str(over))
+        case Halted(why=Why.STOPPING):
+            step.release()
+        case Halted():
+            log.info("%s goes on elsewhere", step.lease.run_id)
+        case limits.Over() | ModelError():
+            step.fail(error.code, str(error), refused=isinstance(error, ModelError))
+        case ModelUnavailable():
+            pause_or_fail(step, WaitReason.RATE_LIMIT, "MODEL_UNAVAILABLE", error, error.retry_after)
+        case EngineDown():
+            pause_or_fail(step, WaitReason.RETRY, error.code, error, None)
+        case SandboxError():
+            step.fail(error.code, str(error))
+        case _:
+            log.error("%s: unexpected", step.lease.run_id, exc_info=error)
+            step.fail("INTERNAL_ERROR", f"{type(error).__name__}: {error}")
+
+
+def pause_or_fail(step: Step, reason: WaitReason, code: str, error: Exception, retry_after: float | None) -> None:
+    """The machinery may recover: park the run, longer each time; after enough of that it has failed."""
+    waits = step.run.machinery_waits
+    if waits >= MACHINERY_WAITS:
+        step.fail(code, f"{error} (after {waits} tries)", refused=reason is WaitReason.RATE_LIMIT)
+        return
+    pause = max(retry_after or 0.0, min(LONGEST_PAUSE, 5.0 * 2**waits))
+    note = {"code": code, "message": str(error), "seconds": round(pause, 1)}
+    step.pause(reason, note, wake_at=clock.now() + timedelta(seconds=pause))
+
+
+_current: Worker | None = None
+
+
+def current() -> Worker:
+    """This process's worker, started when the first asks."""
+    global _current  # noqa: PLW0603 - one per process is the point
+    if _current is None:
+        make_engine = import_string(settings.SANDBOX_ENGINE)
+        _current = Worker(Path(settings.HOME), threads=settings.WORKER_THREADS, make_engine=make_engine)
+        _current.start()
+    return _current

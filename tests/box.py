@@ -1,0 +1,163 @@
+"""A whole `agentfleet up` for tests that kill parts of it. Real processes, real engine, ended by process id."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from agentfleet import up
+from agentfleet.client import Client
+from agents import private_files
+from tests.doubles.anthropic import MockAnthropic
+
+CONFIG = """
+kind = "model"
+models = ["mock"]
+scale = {scale}
+{extra}
+"""
+
+
+class Box:
+    """`with Box(tmp_path, mock) as box:`; `box.agent("dev", "…")` applies one, `box.client` talks to it."""
+
+    def __init__(self, folder: Path, mock: MockAnthropic | None = None, *, restart: bool = True, **env: str) -> None:
+        self.home = folder / "home"
+        self.project = folder / "project"
+        self.restart = restart
+        self.env = {**os.environ, "AGENTFLEET_HOME": str(self.home), **env}
+        for name in ("REDIS_URL", "DATABASE_URL"):
+            if name not in env:
+                self.env.pop(name, None)
+        if mock is not None:
+            self.env.update(ANTHROPIC_API_KEY="sk-mock-0123456789", ANTHROPIC_BASE_URL=mock.url)
+        self.extra: list[subprocess.Popen[bytes]] = []
+        self._agents: dict[str, tuple[str, str]] = {}
+        self._scripts: dict[str, str] = {}
+        self._client: Client | None = None
+
+    def __enter__(self) -> Self:
+        self.up()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for process in self.extra:
+            process.kill()
+            process.wait()
+        for pid in self.pids().values():
+            os.kill(pid, signal.SIGCONT)
+        self._close_client()
+        up.down(self.home)
+
+    def up(self) -> None:
+        self.cli("up", "--port", "0", "--detach", *([] if self.restart else ["--no-restart"]))
+
+    def down(self) -> None:
+        assert up.down(self.home)
+
+    @property
+    def client(self) -> Client:
+        """The same one while the box is up: it keeps connections."""
+        known = private_files.read_json(self.home / "client.json")
+        if self._client is None or self._client.url != known["url"]:
+            self._close_client()
+            self._client = Client(known["url"], known["token"])
+        return self._client
+
+    def _close_client(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def pids(self) -> dict[str, int]:
+        return private_files.read_json(self.home / "pids.json")
+
+    def worker(self) -> subprocess.Popen[bytes]:
+        """One more worker process on the same home."""
+        redis = f"unix://{self.home}/redis.sock"
+        argv = [sys.executable, "-m", "agentfleet", "worker"]
+        with (self.home / "logs" / "worker-2.log").open("ab") as log:
+            process = subprocess.Popen(argv, env={**self.env, "REDIS_URL": redis}, stdout=log, stderr=log)
+        self.extra.append(process)
+        return process
+
+    def agent(
+        self, name: str, instructions: str = "Do it.", *, scale: int = 1, extra: str = "", turns: Any = None
+    ) -> None:
+        """Add an agent to the project and apply it: on the mock model, or scripted by `turns`."""
+        self._agents[name] = (instructions, CONFIG.format(scale=scale, extra=extra))
+        if turns is not None:
+            self._scripts[name] = yaml.safe_dump({"turns": turns})
+            config = self._agents[name][1].replace('["mock"]', '["script"]')
+            self._agents[name] = (instructions, config)
+        self.apply()
+
+    def apply(self) -> None:
+        project = '[models.mock]\nprovider = "anthropic"\nmodel = "claude-sonnet-4-5"\n'
+        project += '[models.script]\nprovider = "scripted"\nmodel = "script.yaml"\n'
+        project += '[webhooks.github]\ntype = "github"\n'
+        self.project.mkdir(parents=True, exist_ok=True)
+        (self.project / "config.toml").write_text(project)
+        for name, (instructions, config) in self._agents.items():
+            folder = self.project / "agents" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "SKILL.md").write_text(f"---\ndescription: test\n---\n{instructions}\n")
+            (folder / "config.toml").write_text(config)
+            if name in self._scripts:
+                (folder / "script.yaml").write_text(self._scripts[name])
+        self.cli("apply", str(self.project))
+
+    def cli(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "agentfleet", *words]
+        return subprocess.run(argv, env=self.env, capture_output=True, text=True, check=check, timeout=60)
+
+    def start(self, agent: str, text: str = "go", **fields: Any) -> str:
+        return str(self.client.call("POST", f"agents/{agent}/task", {"input": text, **fields})["taskId"])
+
+    def task(self, run_id: str) -> dict[str, Any]:
+        task: dict[str, Any] = self.client.call("GET", f"tasks/{run_id}")["task"]
+        return task
+
+    def events(self, run_id: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.client.call("GET", f"tasks/{run_id}/events", params={"limit": 5000})[
+            "events"
+        ]
+        return found
+
+    def output(self, run_id: str) -> str:
+        return "".join(event["data"]["text"] for event in self.events(run_id) if event["type"] == "output")
+
+    def wait(self, run_id: str, *statuses: str, within: float = 60) -> Any:
+        """The task, once its status is one of `statuses` (default: terminal)."""
+        wanted = statuses or ("finished", "failed", "canceled")
+        return self.until(
+            lambda: (task := self.task(run_id))["status"] in wanted and task, within, lambda: self.story(run_id)
+        )
+
+    def until(self, what: Callable[[], Any], within: float = 30, story: Callable[[], str] = lambda: "") -> Any:
+        end = time.monotonic() + within
+        while time.monotonic() < end:
+            if value := what():
+                return value
+            time.sleep(0.05)
+        raise AssertionError(f"not within {within} s\n{story()}")
+
+    def story(self, run_id: str) -> str:
+        """What happened, for a test that failed."""
+        logs = {log.name: log.read_text()[-3000:] for log in (self.home / "logs").glob("*.log")}
+        lines = [json.dumps(event) for event in self.events(run_id)]
+        return "\n".join(
+            [json.dumps(self.task(run_id)), *lines, *(f"--- {name}\n{text}" for name, text in logs.items())]
+        )
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)

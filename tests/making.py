@@ -1,0 +1,54 @@
+"""Plain functions that make rows, each with what a test does not care about filled in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from agents.models import Agent, AgentFile, AgentVersion, Priority, Workspace
+from agents.spec import AgentSpec
+from runs import queue
+from runs.lifecycle import Cause
+from runs.models import Run, TriggerKind
+
+SCRIPTED = {"provider": "scripted", "model": "script.yaml"}
+
+
+def make_workspace(**changes: Any) -> Workspace:
+    workspace, _ = Workspace.objects.get_or_create(name="default")
+    for name, value in changes.items():
+        setattr(workspace, name, value)
+    workspace.save()
+    return workspace
+
+
+def make_agent(name: str = "dev", *, turns: list[dict[str, Any]] | None = None, **changes: Any) -> Agent:
+    """An agent; `turns` are its scripted model's, other changes go into its definition."""
+    spec = AgentSpec.load({"name": name, "models": [SCRIPTED], **changes})
+    agent = Agent.objects.create(
+        workspace=make_workspace(),
+        name=name,
+        kind=spec.kind,
+        scale=spec.scale,
+        priority=Priority.named(spec.priority),
+        schedule=spec.schedule,
+        timezone=spec.timezone,
+        task_enabled=spec.task_enabled,
+    )
+    agent.version = AgentVersion.objects.create(agent=agent, digest=f"{agent.pk:064}", spec=spec.dump())
+    agent.save()
+    if turns is not None:
+        script = yaml.safe_dump({"turns": turns}).encode()
+        AgentFile.objects.create(version=agent.version, path="script.yaml", content=script)
+    return agent
+
+
+def submit(agent: Agent, trigger: TriggerKind = TriggerKind.MANUAL, **changes: Any) -> Run:
+    run, _ = queue.submit(agent, Cause(trigger), **changes)
+    return run
+
+
+def bash(command: str, **arguments: Any) -> dict[str, Any]:
+    """A scripted turn's tool call."""
+    return {"name": "bash", "arguments": {"command": command, **arguments}}

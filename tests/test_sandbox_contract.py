@@ -1,0 +1,276 @@
+"""What every sandbox promises, asked of each of them."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agents.ids import new_id
+from runs.sandbox.base import (
+    Command,
+    Ending,
+    Engine,
+    Following,
+    ImageMissing,
+    Outcome,
+    Refused,
+    Sandbox,
+    SandboxGone,
+    Spec,
+)
+from runs.sandbox.docker import DockerEngine
+from runs.sandbox.fake import FakeEngine
+
+IMAGE = "agentfleet-sandbox:latest"
+
+
+@pytest.fixture(scope="module")
+def docker() -> Iterator[DockerEngine]:
+    engine = DockerEngine("test")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["fake", pytest.param("docker", marks=pytest.mark.engine)])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
+    if request.param == "docker":
+        return request.getfixturevalue("docker")  # type: ignore[no-any-return]
+    return FakeEngine(tmp_path / "fake", images=(IMAGE,))
+
+
+@pytest.fixture
+def name(engine: Engine) -> Iterator[str]:
+    name = f"agentfleet-test-{new_id('box')}"
+    yield name
+    engine.remove(name)
+    engine.remove_workspace(name)
+
+
+@pytest.fixture
+def box(engine: Engine, name: str) -> Sandbox:
+    return engine.start(Spec(name=name, image=IMAGE))
+
+
+def sh(script: str, *, call: str = "1-0", **changes: object) -> Command:
+    return Command(**{"call_id": call, "argv": ["sh", "-c", script], "timeout": 30, **changes})  # type: ignore[arg-type]
+
+
+def whole(following: Following) -> tuple[bytes, Outcome]:
+    output = b""
+    while (data := following.read(30)) is not None:
+        output += data
+    return output, following.outcome()
+
+
+def leave(following: Following) -> None:
+    following.close()
+    assert following.read(0) is None
+
+
+def test_a_command_gives_its_output_and_its_exit_code(engine: Engine, box: Sandbox) -> None:
+    output, outcome = whole(engine.exec(box, sh("echo out; echo err >&2; exit 3")))
+    assert output == b"out\nerr\n"
+    assert outcome == Outcome(Ending.EXITED, 3)
+
+
+def test_a_killed_command_reports_the_signal_as_a_shell_does(engine: Engine, box: Sandbox) -> None:
+    _, outcome = whole(engine.exec(box, sh("kill -9 $$")))
+    assert outcome == Outcome(Ending.EXITED, 137)
+
+
+def test_a_missing_program_is_a_result_and_not_the_sandboxs_failure(engine: Engine, box: Sandbox) -> None:
+    _, outcome = whole(engine.exec(box, Command(call_id="1-0", argv=["no-such-program"], timeout=5)))
+    assert outcome == Outcome(Ending.EXITED, 127)
+
+
+def test_asking_twice_runs_once_and_gives_the_same_answer(engine: Engine, box: Sandbox) -> None:
+    command = sh("echo once >> log; cat log; exit 7")
+    first = whole(engine.exec(box, command))
+    assert whole(engine.exec(box, command)) == first == (b"once\n", Outcome(Ending.EXITED, 7))
+
+
+def test_many_who_ask_together_follow_one_command(engine: Engine, box: Sandbox) -> None:
+    command = sh("echo x >> log; sleep 0.3; wc -l < log")
+    answers: list[tuple[bytes, Outcome]] = []
+    threads = [threading.Thread(target=lambda: answers.append(whole(engine.exec(box, command)))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [(output.strip(), outcome.exit_code) for output, outcome in answers] == [(b"1", 0)] * 6
+
+
+def test_a_follower_starts_where_it_is_told(engine: Engine, box: Sandbox) -> None:
+    whole(engine.exec(box, sh("printf 0123456789")))
+    output, _ = whole(engine.exec(box, sh("printf 0123456789"), offset=6))
+    assert output == b"6789"
+
+
+def test_a_command_outlives_the_one_who_started_it(engine: Engine, box: Sandbox) -> None:
+    command = sh("for i in 1 2 3 4 5 6; do echo line $i; sleep 0.2; done")
+    following = engine.exec(box, command)
+    seen = following.read(10)
+    assert seen is not None
+    leave(following)
+    time.sleep(0.5)
+    rest, outcome = whole(engine.exec(box, command, offset=len(seen)))
+    assert seen + rest == b"".join(b"line %d\n" % i for i in range(1, 7))
+    assert outcome == Outcome(Ending.EXITED, 0)
+
+
+def test_another_process_can_follow(engine: Engine, box: Sandbox) -> None:
+    first = engine.exec(box, sh("echo begun; sleep 1; echo done"))
+    assert first.read(10) == b"begun\n"
+    root = f"Path({str(engine.root)!r})" if isinstance(engine, FakeEngine) else "'test'"
+    script = (
+        "from pathlib import Path\n"
+        "import os; os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'agentfleet.settings')\n"
+        f"from {type(engine).__module__} import {type(engine).__name__} as E\n"
+        f"from runs.sandbox.base import *\n"
+        f"f = E({root}).exec(Sandbox({box.name!r}, {box.id!r}), Command(call_id='1-0', argv=['false'], timeout=5))\n"
+        "out = b''\n"
+        "while (data := f.read(5)) is not None: out += data\n"
+        "print(out, f.outcome().exit_code)\n"
+    )
+    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert other.stdout == "b'begun\\ndone\\n' 0\n"
+    assert whole(first) == (b"done\n", Outcome(Ending.EXITED, 0))
+
+
+def test_the_deadline_kills_the_whole_group_also_when_nobody_follows(engine: Engine, box: Sandbox) -> None:
+    script = "trap '' TERM; (while :; do echo beat >> beats; sleep 0.1; done) & echo begun; sleep 60"
+    command = sh(script, timeout=1)
+    following = engine.exec(box, command)
+    assert following.read(10) == b"begun\n"
+    leave(following)
+    time.sleep(4.5)
+    output, outcome = whole(engine.exec(box, command))
+    assert output.startswith(b"begun\n")
+    assert outcome.ending == Ending.TIMEOUT
+    beats = [whole(engine.exec(box, sh("wc -l < beats", call=call)))[0] for call in ("2-0", "2-1")]
+    assert beats[0] == beats[1]
+
+
+def test_too_much_output_kills_the_command(engine: Engine, box: Sandbox) -> None:
+    following = engine.exec(box, sh("yes", output_limit=100_000))
+    size = 0
+    while (data := following.read(30)) is not None:
+        size += len(data)
+    assert following.outcome().ending == Ending.OUTPUT_LIMIT
+    assert size > 100_000
+    assert whole(engine.exec(box, sh("echo fine", call="2-0", forget=["1-0"])))[0] == b"fine\n"
+
+
+def test_standard_input_arrives_whole(engine: Engine, box: Sandbox) -> None:
+    data = bytes(range(256)) * 4000
+    output, _ = whole(engine.exec(box, sh("wc -c; cksum < /dev/null", stdin=data)))
+    assert output.split()[0] == str(len(data)).encode()
+
+
+def test_arguments_and_environment_arrive_as_they_are(engine: Engine, box: Sandbox) -> None:
+    strange = "a b\n'\"$HOME`id`\\ é"
+    argv = ["sh", "-c", 'printf "%s|%s" "$1" "$STRANGE"', "sh", strange]
+    command = Command(call_id="1-0", argv=argv, timeout=5, env={"STRANGE": strange})
+    output, _ = whole(engine.exec(box, command))
+    assert output.decode() == f"{strange}|{strange}"
+
+
+def test_a_program_can_be_interrupted_as_in_a_terminal(engine: Engine, box: Sandbox) -> None:
+    script = "trap 'echo caught; exit 5' INT; (sleep 0.3; kill -INT $$) & while :; do sleep 0.05; done"
+    assert whole(engine.exec(box, sh(script))) == (b"caught\n", Outcome(Ending.EXITED, 5))
+
+
+def test_wiped_records_mean_lost_and_never_a_second_start(engine: Engine, box: Sandbox) -> None:
+    records = "${AGENTFLEET_RECORDS:-/run/agentfleet}"
+    assert whole(engine.exec(box, sh(f"rm -rf {records}/*; echo ran >> log")))[1].ending == Ending.LOST
+    output, outcome = whole(engine.exec(box, sh("echo again", call="1-0")))
+    assert (output, outcome.ending) == (b"", Ending.LOST)
+
+
+def test_stopping_gives_commands_time_to_end(engine: Engine, box: Sandbox) -> None:
+    following = engine.exec(box, sh("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done"))
+    assert following.read(10) == b"up\n"
+    engine.stop_commands(box, grace=5)
+    output, outcome = whole(following)
+    assert output.endswith(b"bye\n")  # after its shell's word on the terminated sleep
+    assert outcome == Outcome(Ending.EXITED, 0)
+
+
+def test_starting_twice_adopts(engine: Engine, box: Sandbox, name: str) -> None:
+    whole(engine.exec(box, sh("echo kept > file")))
+    again = engine.start(Spec(name=name, image=IMAGE))
+    assert again == box
+    assert whole(engine.exec(again, sh("cat file", call="2-0")))[0] == b"kept\n"
+
+
+def test_a_removed_sandbox_is_gone_and_its_workspace_is_not(engine: Engine, box: Sandbox, name: str) -> None:
+    whole(engine.exec(box, sh("echo kept > file")))
+    following = engine.exec(box, sh("sleep 60", call="2-0"))
+    engine.remove(name)
+    with pytest.raises(SandboxGone):
+        engine.find(name)
+    with pytest.raises(SandboxGone):
+        whole(following)
+    with pytest.raises(SandboxGone):
+        engine.exec(box, sh("echo no", call="3-0"))
+    again = engine.start(Spec(name=name, image=IMAGE))
+    assert again.id != box.id
+    assert whole(engine.exec(again, sh("cat file")))[0] == b"kept\n"
+
+
+def test_removing_what_is_not_there_is_fine(engine: Engine) -> None:
+    engine.remove("agentfleet-test-nothing")
+    engine.remove_workspace("agentfleet-test-nothing")
+
+
+def test_names_lists_what_stands(engine: Engine, box: Sandbox) -> None:
+    assert box.name in engine.names()
+    engine.remove(box.name)
+    assert box.name not in engine.names()
+
+
+def test_files_are_there_before_the_first_command(engine: Engine, name: str) -> None:
+    box = engine.start(Spec(name=name, image=IMAGE, files={"trigger.json": b'{"n": 1}'}))
+    assert whole(engine.exec(box, sh("cat trigger.json")))[0] == b'{"n": 1}'
+
+
+def test_a_missing_image_is_named(engine: Engine, name: str) -> None:
+    with pytest.raises(ImageMissing, match="no-such-image"):
+        engine.start(Spec(name=name, image="no-such-image:1"))
+
+
+@pytest.mark.engine
+def test_docker_refuses_a_policy_it_cannot_carry_out(docker: DockerEngine) -> None:
+    with pytest.raises(Refused, match="allowlist"):
+        docker.start(Spec(name="agentfleet-test-refused", image=IMAGE, network="allowlist"))
+
+
+@pytest.mark.engine
+def test_a_docker_sandbox_is_hardened(docker: DockerEngine) -> None:
+    engine = docker
+    name = f"agentfleet-test-{new_id('box')}"
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(engine.remove_workspace, name)
+        cleanup.callback(engine.remove, name)
+        box = engine.start(Spec(name=name, image=IMAGE))
+        facts = engine._client.inspect_container(name)
+        host = facts["HostConfig"]
+        assert facts["Config"]["User"] == "1000:1000"
+        assert host["ReadonlyRootfs"]
+        assert host["CapDrop"] == ["ALL"]
+        assert host["SecurityOpt"] == ["no-new-privileges:true"]
+        assert host["NetworkMode"] == "none"
+        assert host["Init"]
+        assert (host["PidsLimit"], host["Memory"], host["NanoCpus"]) == (1024, 4 << 30, 2_000_000_000)
+        assert (host["CpuShares"], host["OomScoreAdj"]) == (256, 500)
+        probe = "touch /etc/x 2>&1; touch /workspace/x /tmp/x && echo writable; id -u; ls /sys/class/net"
+        output, _ = whole(engine.exec(box, sh(probe)))
+        assert output.split(b"\n")[-4:] == [b"writable", b"1000", b"lo", b""]
+        assert b"Read-only" in output

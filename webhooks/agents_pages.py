@@ -1,0 +1,226 @@
+"""What the admin shows of an agent, and Run now, Pause and Resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from django import forms
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.views.generic import TemplateView
+from unfold.widgets import UnfoldAdminTextareaWidget
+
+from agents import clock, schedule
+from agents.ids import new_id
+from agents.models import Agent, AgentFile
+from agents.pages import LARGEST, Deed, PageOfRow, Refused, change_url, length, moment, plain_lines, pretty
+from agents.spec import AgentSpec, Limits
+from runs import queue
+from runs.facts import COLORS, code_of, duration
+from runs.lifecycle import Cause
+from runs.models import Run, Status, TriggerKind
+
+RUNS_SHOWN = 10
+VERSIONS_SHOWN = 10
+FIRES_SHOWN = 5
+STATES = {"active": "success", "paused": "warning", "off": "default", "gone": "danger"}
+
+
+# --- what an agent is doing -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Activity:
+    running: int = 0
+    pending: int = 0
+    last: Run | None = None
+
+
+def activities(agents: Iterable[Agent]) -> dict[int, Activity]:
+    """For a page of agents, in four queries however many there are."""
+    ids = [agent.pk for agent in agents]
+    per_agent = Run.objects.filter(agent__in=ids).values_list("agent").annotate(Count("pk"))
+    running = dict(per_agent.filter(has_slot=True))
+    pending = dict(per_agent.filter(status=Status.PENDING))
+    newest = Run.objects.filter(agent=OuterRef("pk")).order_by("-id").values("pk")[:1]
+    last_ids = Agent.objects.filter(pk__in=ids).annotate(last=Subquery(newest)).values_list("last", flat=True)
+    few = ("id", "agent", "status", "error", "wait_reason", "created_at", "started_at", "finished_at")
+    last = {run.agent_id: run for run in Run.objects.filter(pk__in=[pk for pk in last_ids if pk]).only(*few)}
+    return {pk: Activity(running.get(pk, 0), pending.get(pk, 0), last.get(pk)) for pk in ids}
+
+
+def state_of(agent: Agent) -> tuple[str, str]:
+    if not agent.active:
+        return "gone", "not in its folder"
+    if agent.scale == 0:
+        return "off", "off"
+    return ("paused", "paused") if agent.paused else ("active", "active")
+
+
+def next_fires(agent: Agent, count: int) -> list[str]:
+    """Its next fire times in its own zone; empty where nothing will fire."""
+    if not agent.schedule or agent.refusal:
+        return []
+    try:
+        ticks = schedule.upcoming(agent.schedule, agent.timezone, after=clock.now(), count=count)
+    except schedule.BadSchedule:
+        return []
+    return [f"{tick.astimezone(ZoneInfo(agent.timezone)):%a %Y-%m-%d %H:%M:%S}" for tick in ticks]
+
+
+def limits_in_words(limits: Limits) -> str:
+    wall = length(limits.wall_seconds) if limits.wall_seconds else "no limit of time"
+    turns = f"{limits.turns} turns" if limits.turns else "no limit of turns"
+    return f"{turns}, {wall}, {f'{limits.tokens:,} tokens' if limits.tokens else 'no limit of tokens'}"
+
+
+# --- pages ------------------------------------------------------------------------------------------------------
+
+
+class OfAgent(PageOfRow):
+    def get_rows(self) -> QuerySet[Agent]:
+        rows: QuerySet[Agent] = super().get_rows()
+        return rows.select_related("workspace", "version")
+
+
+class AgentPage(OfAgent, TemplateView):
+    template_name = "agents/agent.html"
+
+    @property
+    def title(self) -> str:
+        return f"Agent {self.row}"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        agent: Agent = self.row
+        kind, state = state_of(agent)
+        return super().get_context_data(
+            agent=agent,
+            spec=agent.spec,
+            state=state,
+            state_color=STATES[kind],
+            activity=activities([agent])[agent.pk],
+            fires=next_fires(agent, FIRES_SHOWN),
+            runs=recent_runs(agent),
+            definition=definition(agent.spec),
+            params=pretty(agent.spec.params) if agent.spec.params else "",
+            triggers=triggers_of(agent),
+            files=AgentFile.objects.filter(version=agent.version_id).order_by("path").values_list("path", flat=True),
+            versions=agent.versions.order_by("-id").only("digest", "created_at")[:VERSIONS_SHOWN],
+            may_operate=self.model_admin.has_operate_permission(self.request),
+            may_edit=self.model_admin.has_edit_permission(self.request) and not agent.project,
+            ask_id=new_id("ask"),
+            **kwargs,
+        )
+
+
+def triggers_of(agent: Agent) -> list[dict[str, Any]]:
+    triggers = agent.webhook_triggers.select_related("source").order_by("index")
+    return [{"source": trigger.source, "filters": pretty(trigger.filters)} for trigger in triggers]
+
+
+def recent_runs(agent: Agent) -> list[dict[str, Any]]:
+    few = ("id", "status", "error", "wait_reason", "trigger", "created_at", "started_at", "finished_at", "turns")
+    rows = Run.objects.filter(agent=agent, delete_requested_at=None).only(*few).order_by("-id")[:RUNS_SHOWN]
+    return [
+        {
+            "run": run,
+            "url": change_url(run),
+            "color": COLORS[run.status],
+            "why": run.wait_reason or code_of(run),
+            "created": moment(run.created_at),
+            "duration": duration(run),
+        }
+        for run in rows
+    ]
+
+
+def definition(spec: AgentSpec) -> list[tuple[str, str]]:
+    """What the definition says, beside its instructions, parameters and triggers."""
+    model_names = [f"{model.provider}:{model.model}" for model in spec.models]
+    lines = [
+        ("Kind", spec.kind),
+        ("Models", ", then ".join(model_names)),
+        ("Limits", limits_in_words(spec.limits)),
+        ("Scale", f"{spec.scale} at once"),
+        ("Priority", spec.priority),
+        ("Image", spec.image or "the fleet's own"),
+        ("Network", spec.network),
+        ("Sandbox", spec.sandbox),
+        ("Tools", "all" if spec.tools is None else ", ".join(spec.tools)),
+        ("Credentials", ", ".join(spec.credentials)),
+        ("Takes tasks over REST", "yes" if spec.task_enabled else "no"),
+        ("Preflight", ", ".join(str(step.get("name", step)) for step in spec.preflight)),
+        ("Hooks before", "; ".join(spec.hooks_pre)),
+        ("Hooks after", "; ".join(spec.hooks_post)),
+    ]
+    return [(label, text) for label, text in lines if text]
+
+
+class RunNowForm(forms.Form):
+    text = forms.CharField(
+        required=False,
+        max_length=LARGEST,
+        label="Prompt (optional)",
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 6}),
+        help_text="Empty: it looks for work by itself, as on its schedule.",
+    )
+    ask_id = forms.CharField(max_length=100, widget=forms.HiddenInput)
+
+    def clean_text(self) -> str:
+        return plain_lines(self.cleaned_data["text"])
+
+
+class RunNow(Deed, OfAgent):
+    verb = "Run now"
+    form_class = RunNowForm
+    started: Run | None = None
+
+    @property
+    def title(self) -> str:
+        return f"Run {self.row} now"
+
+    def get_initial(self) -> dict[str, Any]:
+        return {"ask_id": new_id("ask")}
+
+    def do(self, form: forms.Form) -> str:
+        """Pressing the button twice starts one run: the form's id is the idempotency key."""
+        key = f"admin-{form.cleaned_data['ask_id']}"
+        cause = Cause(TriggerKind.MANUAL)
+        try:
+            self.started, _ = queue.submit(self.row, cause, input=form.cleaned_data["text"], idempotency_key=key)
+        except queue.AgentRefuses as refusal:
+            raise Refused(str(refusal)) from refusal
+        except queue.KeyReused as error:
+            raise Refused(f"this form has started {error} already: open it again for another run") from error
+        return f"Asked {self.row} to run"
+
+    def get_success_url(self) -> str:
+        return change_url(self.started or self.row)
+
+
+class PauseAgent(Deed, OfAgent):
+    verb = "Pause"
+    sentence = "Nothing new starts, whatever asks. What runs goes on, and what is in line stays there."
+
+    @property
+    def title(self) -> str:
+        return f"Pause {self.row}"
+
+    def do(self, form: forms.Form) -> str:
+        queue.pause(self.row)
+        return f"Paused {self.row}"
+
+
+class ResumeAgent(Deed, OfAgent):
+    verb = "Resume"
+    sentence = "It takes work again. Ticks that passed are not made up for."
+
+    @property
+    def title(self) -> str:
+        return f"Resume {self.row}"
+
+    def do(self, form: forms.Form) -> str:
+        queue.resume(self.row)
+        return f"Resumed {self.row}"

@@ -1,0 +1,64 @@
+"""Projects over REST: the whole folder in one request, applied whole or not at all."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import asdict
+from typing import Any
+
+from drf_spectacular.utils import extend_schema, inline_serializer
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from agents import manifest
+from runs.api.auth import workspace_of
+from runs.api.errors import ApiError
+from runs.api.tasks import ERROR, Strict
+from webhooks import projects
+
+
+class Bundle(Strict):
+    files = serializers.DictField(child=serializers.CharField(allow_blank=True), help_text="Path to base64.")
+    network = serializers.ChoiceField(["none", "gateway", "allowlist", "open"], required=False, allow_null=True)
+
+
+APPLIED = inline_serializer(
+    "Applied",
+    {
+        "created": serializers.ListField(child=serializers.CharField()),
+        "updated": serializers.ListField(child=serializers.CharField()),
+        "unchanged": serializers.ListField(child=serializers.CharField()),
+        "deactivated": serializers.ListField(child=serializers.CharField()),
+        "sources": serializers.ListField(child=serializers.CharField()),
+        "warnings": serializers.ListField(child=serializers.DictField()),
+    },
+)
+
+
+class Projects(APIView):
+    @extend_schema(request=Bundle, responses={200: APPLIED, 400: ERROR, 409: ERROR})
+    def put(self, request: Request, name: str) -> Response:
+        """Make this project's agents and sources match its folder."""
+        form = Bundle(data=request.data)
+        form.is_valid(raise_exception=True)
+        asked: dict[str, Any] = form.validated_data
+        files = {path: decoded(path, content) for path, content in asked["files"].items()}
+        try:
+            reading = manifest.parse(files, project=name, network=asked.get("network"))
+            changes = projects.apply(workspace_of(request), reading.project)
+        except manifest.Faulty as error:
+            faults = [asdict(fault) for fault in error.faults]
+            raise ApiError(400, "INVALID_PROJECT", f"the project has {len(faults)} faults", faults) from error
+        except projects.NameTaken as error:
+            raise ApiError(409, "NAME_TAKEN", str(error)) from error
+        return Response({**asdict(changes), "warnings": [asdict(warning) for warning in reading.warnings]})
+
+
+def decoded(path: str, content: str) -> bytes:
+    try:
+        return base64.b64decode(content, validate=True)
+    except binascii.Error as error:
+        raise ApiError(400, "VALIDATION_ERROR", f"{path} is not base64") from error

@@ -1,0 +1,148 @@
+"""`apply`, on the server: make the rows match a project's bundle, in one transaction, and say what changed.
+
+It stands in the topmost application because it writes what agents, triggers and sources are in one go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from django.db import transaction
+
+from agents import clock
+from agents.models import Agent, AgentFile, AgentVersion, Priority, Workspace
+from agents.spec import AgentSpec, ProjectSpec, SourceSpec
+from runs import bells, ticks
+from webhooks.models import Source, Trigger
+
+
+class NameTaken(Exception):
+    """An agent or source of that name belongs to another project or was made by hand; the message names all."""
+
+
+@dataclass
+class Changes:
+    """What `apply` did: names, in the order of the folder."""
+
+    created: list[str] = field(default_factory=list)
+    updated: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    deactivated: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+
+
+@transaction.atomic
+def apply(workspace: Workspace, project: ProjectSpec) -> Changes:
+    """Idempotent. Agents missing from the folder are deactivated, never deleted; other projects' are not touched.
+
+    Raises NameTaken, and then nothing is applied.
+    """
+    Workspace.objects.select_for_update(no_key=True).get(pk=workspace.pk)
+    refuse_taken_names(workspace, project)
+    changes = Changes()
+    sources = {spec.name: apply_source(workspace, project.name, spec, changes) for spec in project.sources}
+    for spec in project.agents:
+        agent = apply_agent(workspace, project, spec, changes)
+        apply_triggers(agent, spec, sources)
+    deactivate_missing(workspace, project, changes)
+    return changes
+
+
+def refuse_taken_names(workspace: Workspace, project: ProjectSpec) -> None:
+    agents = Agent.objects.filter(workspace=workspace, name__in=[spec.name for spec in project.agents])
+    sources = Source.objects.filter(workspace=workspace, name__in=[spec.name for spec in project.sources])
+    taken = [
+        f"{kind} {row.name} belongs to {f'project {row.project}' if row.project else 'the admin: it was made there'}"
+        for kind, rows in (("agent", agents), ("source", sources))
+        for row in rows.exclude(project=project.name)
+    ]
+    if taken:
+        raise NameTaken("; ".join(taken))
+
+
+def apply_source(workspace: Workspace, project: str, spec: SourceSpec, changes: Changes) -> Source:
+    wanted = {"provider": spec.provider, "credential": spec.credential, "allow_unsigned": spec.allow_unsigned}
+    source, new = Source.objects.get_or_create(
+        workspace=workspace, name=spec.name, defaults={**wanted, "project": project}
+    )
+    if new or differs(source, {**wanted, "active": True}):
+        Source.objects.filter(pk=source.pk).update(**wanted, active=True)
+        changes.sources.append(spec.name)
+    return source
+
+
+def apply_agent(workspace: Workspace, project: ProjectSpec, spec: AgentSpec, changes: Changes) -> Agent:
+    wanted = {
+        "kind": spec.kind,
+        "description": spec.description[:500],
+        "scale": spec.scale,
+        "priority": Priority.named(spec.priority),
+        "schedule": spec.schedule,
+        "timezone": spec.timezone,
+        "task_enabled": spec.task_enabled,
+        "active": True,
+    }
+    agent, new = Agent.objects.get_or_create(
+        workspace=workspace, name=spec.name, defaults={**wanted, "project": project.name}
+    )
+    version = store_version(agent, spec, project.files.get(spec.name, {}))
+    if not new and agent.version_id == version.pk and not differs(agent, wanted):
+        changes.unchanged.append(spec.name)
+        return agent
+    retimed = new or (agent.schedule, agent.timezone, agent.active) != (spec.schedule, spec.timezone, True)
+    # A changed schedule counts from now: what the old one missed is not the new one's.
+    fired = {"schedule_fired_at": clock.now()} if retimed else {}
+    Agent.objects.filter(pk=agent.pk).update(**wanted, version=version, **fired)
+    agent.refresh_from_db()
+    ticks.mirror(agent)
+    bells.ring_agent(agent.pk)  # a larger scale may let the next in line begin
+    (changes.created if new else changes.updated).append(spec.name)
+    return agent
+
+
+def store_version(agent: Agent, spec: AgentSpec, files: Mapping[str, bytes]) -> AgentVersion:
+    """The version with exactly this definition and these files; runs pin it."""
+    digest = digest_of(spec, files)
+    version, new = AgentVersion.objects.get_or_create(agent=agent, digest=digest, defaults={"spec": spec.dump()})
+    if new:
+        AgentFile.objects.bulk_create(
+            AgentFile(version=version, path=path, content=content) for path, content in files.items()
+        )
+    return version
+
+
+def digest_of(spec: AgentSpec, files: Mapping[str, bytes]) -> str:
+    whole = hashlib.sha256(json.dumps(spec.dump(), sort_keys=True).encode())
+    for path in sorted(files):
+        whole.update(f"\0{path}\0{hashlib.sha256(files[path]).hexdigest()}".encode())
+    return whole.hexdigest()
+
+
+def apply_triggers(agent: Agent, spec: AgentSpec, sources: Mapping[str, Source]) -> None:
+    wanted = [(sources[entry.source].pk, entry.filters) for entry in spec.webhooks]
+    known = list(agent.webhook_triggers.order_by("index").values_list("source_id", "filters"))
+    if known == wanted:
+        return
+    agent.webhook_triggers.all().delete()
+    Trigger.objects.bulk_create(
+        Trigger(agent=agent, source_id=source_id, index=index, filters=filters)
+        for index, (source_id, filters) in enumerate(wanted)
+    )
+
+
+def deactivate_missing(workspace: Workspace, project: ProjectSpec, changes: Changes) -> None:
+    mine = Agent.objects.filter(workspace=workspace, project=project.name, active=True)
+    for agent in mine.exclude(name__in=[spec.name for spec in project.agents]):
+        Agent.objects.filter(pk=agent.pk).update(active=False)
+        agent.refresh_from_db()
+        ticks.mirror(agent)
+        changes.deactivated.append(agent.name)
+    gone = Source.objects.filter(workspace=workspace, project=project.name)
+    gone.exclude(name__in=[spec.name for spec in project.sources]).update(active=False)
+
+
+def differs(row: Agent | Source, wanted: Mapping[str, object]) -> bool:
+    return any(getattr(row, name) != value for name, value in wanted.items())
