@@ -50,10 +50,13 @@ def work() -> None:
     from runs import ticks, worker  # noqa: PLC0415
 
     current = worker.current()
+    queues = [f"host.{current.host_id}", ticks.FLEET_QUEUE]
+    for name in queues:
+        app.amqp.queues[name].no_ack = True  # a doorbell is done when it has been heard: nothing to keep or restore
     app.Worker(
         pool_cls="threads",
         concurrency=settings.WORKER_THREADS,
-        queues=[f"host.{current.host_id}", ticks.FLEET_QUEUE],
+        queues=queues,
         hostname=f"{current.owner}@{current.host_id}",
         without_gossip=True,
         without_mingle=True,

@@ -7,11 +7,14 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from agentfleet import doctor as checks
 from agentfleet import home, show
 from agentfleet import up as box
 from agentfleet.client import Client, NoServer, ServerSays
@@ -52,7 +55,7 @@ def folder_of(chosen: Path | None) -> Path:
 def up(
     home: Home = None,
     host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback others can reach it.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it serves.")] = False,
     no_restart: Annotated[bool, typer.Option("--no-restart", help="Leave a process that dies dead.")] = False,
 ) -> None:
@@ -71,6 +74,24 @@ def down(home: Home = None) -> None:
     """Stop what `up` started; runs go on at the next `up`."""
     folder = folder_of(home)
     print("agentfleet is down" if box.down(folder) else f"nothing is up for {folder}")
+
+
+@app.command()
+def doctor(
+    home: Home = None,
+    port: Annotated[int, typer.Option(help="The one `up` would take.", min=1, max=65535)] = 8000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list of checks.")] = False,
+) -> None:
+    """Look at everything a run needs; say what is wrong and what to do. Exit 0 only if all is well."""
+    folder = folder_of(home)
+    checks.adopt_environment(folder)
+    done = checks.examine(folder, port)
+    if as_json:
+        print(json.dumps([asdict(check) for check in done]))
+    else:
+        for check in done:
+            print(f"{'ok' if check.ok else 'WRONG':<6} {check.name:<12} {check.says}")
+    raise SystemExit(0 if all(check.ok for check in done) else 1)
 
 
 @app.command()
@@ -117,9 +138,11 @@ def ps(
     everything: Annotated[bool, typer.Option("--all", "-a", help="Ended ones too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What runs and what waits, and for what."""
-    tasks = Client.here().call("GET", "tasks", params={"limit": 100})["tasks"]
-    chosen = [task for task in tasks if everything or task["status"] not in {"finished", "failed", "canceled"}]
+    """What runs and what waits, and for what. With --all the newest hundred, whatever became of them."""
+    client = Client.here()
+    found = client.call("GET", "tasks", params={"limit": 100})["tasks"] if everything else live(client)
+    once = {task["id"]: task for task in found}  # one that moved on meanwhile is listed under both statuses
+    chosen = [once[run_id] for run_id in sorted(once, reverse=True)]
     if as_json:
         print(json.dumps(chosen))
     else:
@@ -187,6 +210,16 @@ def beat() -> None:
     from agentfleet.celery import keep_time  # noqa: PLC0415
 
     keep_time()
+
+
+def live(client: Client) -> Iterator[dict[str, Any]]:
+    """Every task that is not over, however many newer ones are."""
+    for status in ("pending", "processing", "waiting"):
+        cursor: str | None = ""
+        while cursor is not None:
+            page = client.call("GET", "tasks", params={"status": status, "limit": 200, "cursor": cursor})
+            yield from page["tasks"]
+            cursor = page["next_cursor"]
 
 
 def watch(client: Client, run_id: str, *, as_json: bool = False) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ from agentfleet import home
 from agents import private_files
 
 TERMINAL = {"finished", "failed", "canceled"}
+AWAY_FOR = 30.0  # seconds without an answer before a follower gives up: a restart takes a few
+# This machine is not reached through a company's proxy, whatever HTTP_PROXY says.
+DIRECT = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
 
 
 class ServerSays(Exception):
@@ -36,6 +41,7 @@ class Client:
             base_url=f"{self.url}/api/v1/",
             headers={"Authorization": f"Bearer {token}"},
             timeout=httpx.Timeout(30, read=60),
+            mounts=DIRECT,
         )
 
     @classmethod
@@ -60,12 +66,13 @@ class Client:
         """The answer's object. Raises ServerSays, NoServer."""
         try:
             answer = self._http.request(method, path, json=body, **options)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise NoServer(f"{self.url} does not answer: {error}") from error
         try:
             value: dict[str, Any] = answer.json()
         except ValueError:
-            raise ServerSays(str(answer.status_code), answer.text[:500]) from None
+            said = f"{answer.url} answered {answer.status_code}, and not in JSON: is it an agentfleet?"
+            raise ServerSays(str(answer.status_code), said) from None
         if answer.is_success:
             return value
         fault = value.get("error")
@@ -74,17 +81,25 @@ class Client:
         raise ServerSays(str(fault.get("code")), str(fault.get("message")), fault.get("details"))
 
     def follow(self, run_id: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
-        """A run's events above `after`, stored and live, until it is over. Reconnects where the stream breaks."""
-        while True:
-            try:
+        """A run's events above `after`, stored and live, until it is over. Reconnects where the stream breaks.
+
+        Raises ServerSays, and NoServer if it stays away.
+        """
+        task = self.call("GET", f"tasks/{run_id}")["task"]
+        away_since: float | None = None
+        while task["status"] not in TERMINAL or after < task["eventCount"]:
+            with contextlib.suppress(httpx.HTTPError):
                 for event in self._stream(run_id, after):
                     after = event["id"]
                     yield event
-            except httpx.HTTPError:
-                pass
-            task = self.call("GET", f"tasks/{run_id}")["task"]
-            if task["status"] in TERMINAL and after >= task["eventCount"]:
-                return
+            try:
+                task = self.call("GET", f"tasks/{run_id}")["task"]
+                away_since = None
+            except NoServer:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > AWAY_FOR:
+                    raise
+                time.sleep(0.2)
 
     def _stream(self, run_id: str, after: int) -> Iterator[dict[str, Any]]:
         headers = {"Last-Event-ID": str(after)}

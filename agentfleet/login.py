@@ -9,8 +9,11 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from rest_framework.decorators import api_view
+from rest_framework.exceptions import PermissionDenied
 from rest_framework.request import Request
 from rest_framework.response import Response
+
+from runs.api.auth import Caller
 
 OPERATOR = "admin"
 
@@ -39,7 +42,12 @@ def link_path() -> str:
 
 @api_view(["POST"])
 def new_link(request: Request) -> Response:
-    """A link that logs the operator in, once. For whoever holds a token of this server."""
+    """A link that logs the operator in, once. Only for the token of this server's own command line.
+
+    Tokens handed to other programs may start runs; none of them makes its holder an operator.
+    """
+    if not (isinstance(request.user, Caller) and request.user.token.is_operators):
+        raise PermissionDenied("only the token in the server's home may log a person in")
     return Response({"path": link_path()})
 
 

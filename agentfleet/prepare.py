@@ -29,7 +29,7 @@ def prepare() -> None:
     operator()
     token_file = folder / "token"
     if not token_file.exists() or ApiToken.find(token_file.read_text().strip()) is None:
-        _, value = ApiToken.issue(workspace, "command line")
+        _, value = ApiToken.issue(workspace, "command line", is_operators=True)
         private_files.write(token_file, value)
 
 

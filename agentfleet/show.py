@@ -11,6 +11,8 @@ from rich.text import Text
 
 console = Console(highlight=False, soft_wrap=True)
 
+WIDE = 240  # characters of a table that goes into a pipe: nothing of it is cut
+
 COLORS = {
     "finished": "green",
     "failed": "red",
@@ -25,7 +27,8 @@ def tasks(rows: list[dict[str, Any]]) -> None:
         console.print("nothing runs and nothing waits")
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("RUN", "AGENT", "STATUS", "WHY", "SINCE", "TURNS", "TOKENS", "DOING"):
+    table.add_column("RUN", no_wrap=True, min_width=max(len(row["id"]) for row in rows))  # half an id names no run
+    for heading in ("AGENT", "STATUS", "WHY", "SINCE", "TURNS", "TOKENS", "DOING"):
         table.add_column(heading)
     for row in rows:
         status = row["status"] + (f" ({row['wait_reason']})" if row["wait_reason"] else "")
@@ -33,7 +36,8 @@ def tasks(rows: list[dict[str, Any]]) -> None:
         tokens = row["token_input"] + row["token_output"]
         cells = [row["id"], row["agent_name"], Text(status, COLORS.get(row["status"], "")), row["trigger"]]
         table.add_row(*cells, row["created_at"][11:19], str(row["iterations"]), str(tokens), Text(doing[:60]))
-    console.print(table)
+    whole = console if console.is_terminal else Console(highlight=False, width=WIDE)
+    whole.print(table)
 
 
 def changes(applied: dict[str, Any]) -> None:

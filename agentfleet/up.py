@@ -6,6 +6,7 @@ Loads nothing of Django: it must stay small, and stand when the rest does not.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import secrets
 import shutil
@@ -27,7 +28,9 @@ from agents import private_files
 ROLES = ("web", "worker", "beat")
 STOP_WITHIN = 10.0  # seconds from TERM to KILL
 SERVES_WITHIN = 60.0  # seconds for the first answer
+FREE_WITHIN = 3.0  # seconds for a port whose last owner is on its way out
 LOG_LIMIT = 20 * 1024 * 1024  # bytes; a longer log is set aside at the next start
+LINK = "log in once with"  # the last thing `up` says before it just serves
 SOCKET_PATH_LIMIT = 100  # characters; the kernel takes 107
 
 
@@ -85,14 +88,19 @@ class Box:
         home.ensure(self.folder)
         try:
             with private_files.locked(self.folder / "up.lock"):
+                _wait_for_port(self.host, self.port)
                 self._forget_last_time()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     signal.signal(number, self._asked_to_stop)
                 try:
                     self._start(say)
                     self._watch(say)
+                except CannotStart:
+                    if not self.stopping:  # the key that stops us reaches what we were waiting for as well
+                        raise
                 finally:
-                    self._stop(say)
+                    self._stop()
+                say("agentfleet is down; runs go on at the next up")
         except private_files.Locked as error:
             known = private_files.read_json(self.folder / "client.json").get("url", "starting up")
             raise CannotStart(f"agentfleet is already up for {self.folder} ({known})") from error
@@ -104,13 +112,15 @@ class Box:
         for role in ROLES:
             self._add(role, [sys.executable, "-m", "agentfleet", role], env)
         self._wait_until_it_serves()
+        if self.stopping:
+            return
         self._tell_pids()
         token = (self.folder / "token").read_text().strip()
         private_files.write_json(self.folder / "client.json", {"url": self.url, "token": token})
         say(f"agentfleet is up at {self.url}")
-        say(f"log in once with {self.url}{link}")
         if self.host not in {"127.0.0.1", "localhost", "::1"}:
             say(f"listening on {self.host}:{self.port}: the admin, the API and webhooks can be reached from outside")
+        say(f"{LINK} {self.url}{link}")
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -125,7 +135,7 @@ class Box:
     def _start_redis(self, env: dict[str, str]) -> None:
         if env.get("REDIS_URL"):
             return
-        argv = [_redis_server(), "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
+        argv = [redis_server(), "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
         argv += ["--dir", str(self.folder), "--loglevel", "warning"]
         path = self.folder / "redis.sock"
         if len(str(path)) <= SOCKET_PATH_LIMIT:
@@ -152,7 +162,7 @@ class Box:
                         f"{child.name} ended at once: see {self._log(child.name)}{_tail(self._log(child.name))}"
                     )
             try:
-                urllib.request.urlopen(f"{self.url}/healthz", timeout=2).close()  # noqa: S310 - our own address
+                _direct.open(f"{self.url}/healthz", timeout=2).close()
             except (urllib.error.URLError, OSError):
                 time.sleep(0.05)
             else:
@@ -185,13 +195,12 @@ class Box:
         child.start(self._log(child.name))
         self._tell_pids()
 
-    def _stop(self, say: Callable[[str], None]) -> None:
+    def _stop(self) -> None:
         for name in ("client.json", "pids.json"):
             (self.folder / name).unlink(missing_ok=True)
         order = [name for name in ("web", "beat", "worker") if name in self.children]
         _end([self.children[name] for name in order])
         _end([child for name, child in self.children.items() if name not in order])
-        say("agentfleet is down; runs go on at the next up")
 
     def _tell_pids(self) -> None:
         pids = {"supervisor": os.getpid()}
@@ -217,33 +226,59 @@ class Box:
 
 def down(folder: Path) -> bool:
     """Stop what `up` started for this home. False: nothing was up. Raises CannotStart if it would not stop."""
-    known = private_files.read_json(folder / "up.json")
-    pid = known.get("pid")
-    # A pid alone may by now belong to anybody: the start time says whether it is still the same process.
-    if not isinstance(pid, int) or started_at(pid) is None or started_at(pid) != known.get("started"):
+    pid = supervisor(folder)
+    if pid is None or not _is_locked(folder / "up.lock"):  # a copied home names the process of the original
         return False
     os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + STOP_WITHIN * 2 + 5
-    while started_at(pid) == known["started"]:
+    while supervisor(folder) == pid:
         if time.monotonic() > end:
             raise CannotStart(f"process {pid} did not stop; see {folder}/logs")
         time.sleep(0.05)
     return True
 
 
+def supervisor(folder: Path) -> int | None:
+    """The process of this home's `agentfleet up`; None if it is not up."""
+    known = private_files.read_json(folder / "up.json")
+    pid, started = known.get("pid"), known.get("started")
+    # A pid alone may by now belong to anybody: the start time says whether it is still the same process.
+    alive = isinstance(pid, int) and started is not None and started_at(pid) == started
+    return pid if alive else None
+
+
+def _is_locked(file: Path) -> bool:
+    try:
+        with private_files.locked(file):
+            return False
+    except private_files.Locked:
+        return True
+
+
 def detach(argv: list[str], folder: Path) -> str:
     """Run `agentfleet up` in the background; what it said once it serves. Raises CannotStart with its last words."""
     home.ensure(folder)
     log = folder / "up.log"
-    with log.open("wb") as stream:
+    with log.open("ab") as stream:  # one that is up already writes here too
+        begin = stream.tell()
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
         )
-    while not (folder / "client.json").exists() or "log in once" not in log.read_text():
-        if process.poll() is not None:
-            raise CannotStart(log.read_text().strip() or f"it ended with {process.returncode}")
-        time.sleep(0.05)
-    return log.read_text().strip()
+    try:
+        while LINK not in (said := _from(log, begin)):
+            if process.poll() is not None:
+                said = _from(log, begin).removeprefix("agentfleet: ")
+                raise CannotStart(said or f"it ended with {process.returncode}")
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+    return said
+
+
+def _from(log: Path, begin: int) -> str:
+    return log.read_bytes()[begin:].decode(errors="replace").strip()
 
 
 def started_at(pid: int) -> int | None:
@@ -253,6 +288,32 @@ def started_at(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] == "Z" else int(fields[19])
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether the web process could listen there now. Raises OSError for an address this machine does not have."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the web process does
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise
+    return True
+
+
+def _wait_for_port(host: str, port: int) -> None:
+    """Raises CannotStart: somebody else's answer on that port would pass for ours."""
+    end = time.monotonic() + FREE_WITHIN
+    try:
+        while not port_is_free(host, port):
+            if time.monotonic() > end:
+                raise CannotStart(f"port {port} on {host} is in use: stop what listens there, or choose another --port")
+            time.sleep(0.1)
+    except OSError as error:
+        raise CannotStart(f"cannot listen on {host}:{port}: {error.strerror}") from error
 
 
 def free_port() -> int:
@@ -271,7 +332,8 @@ def _prepared(env: dict[str, str]) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def _redis_server() -> str:
+def redis_server() -> str:
+    """The program to start. Raises CannotStart if this machine has none."""
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return found
@@ -303,6 +365,8 @@ def _tail(log: Path) -> str:
     return "".join(f"\n  {line}" for line in lines)
 
 
+# Never through a company's proxy, which does not know this machine's own address.
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 

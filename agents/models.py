@@ -164,15 +164,24 @@ class ApiToken(models.Model):
     created_at = models.DateTimeField(default=clock.now, editable=False)
     last_used_at = models.DateTimeField(null=True, editable=False)
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    is_operators = models.BooleanField(
+        default=False, editable=False, help_text="The command line's own, which may log a person in."
+    )
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
 
     @classmethod
-    def issue(cls, workspace: Workspace, name: str) -> tuple[Self, str]:
+    def issue(cls, workspace: Workspace, name: str, *, is_operators: bool = False) -> tuple[Self, str]:
         """A new token and its value, which is not kept and cannot be shown again."""
         value = f"af_{secrets.token_urlsafe(32)}"
-        token = cls.objects.create(workspace=workspace, name=name, prefix=value[:9], digest=cls.hashed(value))
+        token = cls.objects.create(
+            workspace=workspace,
+            name=name,
+            prefix=value[:9],
+            digest=cls.hashed(value),
+            is_operators=is_operators,
+        )
         return token, value
 
     @classmethod

@@ -13,6 +13,8 @@ from pydantic.dataclasses import dataclass
 Thinking = Literal["off", "minimal", "low", "medium", "high", "xhigh"]
 Network = Literal["none", "gateway", "allowlist", "open"]
 
+ToolName = Literal["bash", "read", "write", "edit", "glob", "grep", "ask", "set_status"]
+
 _strict = ConfigDict(extra="forbid")
 
 
@@ -62,7 +64,7 @@ class AgentSpec:
     image: str | None = None
     sandbox: Literal["eager", "lazy"] = "eager"
     network: Network = "gateway"
-    tools: tuple[str, ...] | None = None  # None: all of them
+    tools: tuple[ToolName, ...] | None = None  # None: all of them
     task_enabled: bool = True
     max_work_queue: int | None = Field(default=None, ge=0)
     preflight: tuple[dict[str, Any], ...] = ()

@@ -6,6 +6,7 @@ as it happens. Ends 0 only if the run finished with the result it should have.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -16,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ import httpx
 from rich.console import Console
 
 from agentfleet import show, up
-from agentfleet.client import Client
+from agentfleet.client import Client, NoServer, ServerSays
+from runs.sandbox.base import SandboxError
+from runs.sandbox.docker import DockerEngine
 
 HERE = Path(__file__).parent
 RESULT = "Triaged Codertocat/Hello-World#1:"
@@ -42,12 +44,16 @@ def main() -> int:
         os.environ.pop(name, None)
     try:
         demo(home)
-    except (DemoFailed, up.CannotStart) as error:
+    except (DemoFailed, ServerSays, NoServer, up.CannotStart) as error:
         console.print(f"\nthe demo failed: {error}", style="bold red")
         return 1
+    except KeyboardInterrupt:
+        console.print("\ninterrupted", style="bold red")
+        return 130
     finally:
         with stage("stopping it all"):
             up.down(home)
+            remove_sandboxes(home)
             shutil.rmtree(home, ignore_errors=True)
     console.print("\nKeep it running: make up     (it prints a link that logs you in, once)")
     console.print("Give it your own agents:     .venv/bin/agentfleet apply FOLDER")
@@ -72,7 +78,6 @@ def demo(home: Path) -> None:
     began = time.monotonic()
     events = list(shown(client, run_id))
     task = client.call("GET", f"tasks/{run_id}")["task"]
-    show.outcome(task)
     if task["status"] != "finished":
         raise DemoFailed(f"the run is {task['status']}, not finished: {task['error']}")
     if not task["output"].startswith(RESULT):
@@ -80,11 +85,24 @@ def demo(home: Path) -> None:
     report(home, client.url, events, time.monotonic() - began)
 
 
+def remove_sandboxes(home: Path) -> None:
+    """Those of this home. A run would go on at the next `up`, so `down` leaves it its sandbox; here is no next."""
+    host_id = home / "host_id"
+    if not host_id.exists():
+        return
+    os.environ["DJANGO_SETTINGS_MODULE"] = "agentfleet.settings"
+    engine = DockerEngine(host_id.read_text().strip())
+    with contextlib.suppress(SandboxError), contextlib.closing(engine):
+        for name in {*engine.names(), *started}:
+            engine.remove(name)
+            engine.remove_workspace(name)
+
+
 def agentfleet(*words: str) -> None:
     argv = [sys.executable, "-m", "agentfleet", *words]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise DemoFailed(f"agentfleet {words[0]}: {done.stderr.strip()}")
+        raise DemoFailed(f"agentfleet {words[0]}: {done.stderr.strip().removeprefix('agentfleet: ')}")
 
 
 def post_issue(url: str, secret: str) -> str:
@@ -97,11 +115,13 @@ def post_issue(url: str, secret: str) -> str:
         "X-GitHub-Delivery": secrets.token_hex(16),
         "X-Hub-Signature-256": f"sha256={signature}",
     }
-    answer = httpx.post(f"{url}/webhooks/github", content=body, headers=headers)
+    answer = httpx.post(f"{url}/webhooks/github", content=body, headers=headers, trust_env=False)
     said = answer.json()
     if answer.status_code != httpx.codes.OK or said.get("matched") != 1:
         raise DemoFailed(f"the webhook was answered {answer.status_code} {said}")
-    return str(said["runs"][0])
+    run_id = str(said["runs"][0])
+    started.append(f"agentfleet-{run_id}-1")
+    return run_id
 
 
 def shown(client: Client, run_id: str) -> Iterator[dict[str, Any]]:
@@ -128,9 +148,10 @@ def report(home: Path, url: str, events: list[dict[str, Any]], seconds: float) -
 
 
 stages: dict[str, float] = {}
+started: list[str] = []  # sandboxes whose container may be gone and whose volume may not
 
 
-@contextmanager
+@contextlib.contextmanager
 def stage(name: str) -> Iterator[None]:
     console.print(f"{name} …", style="dim")
     began = time.monotonic()

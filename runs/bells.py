@@ -2,6 +2,10 @@
 
 Callers put a hint into a bounded queue when their transaction commits; one thread per process carries it to
 Redis. What is lost costs the sweep's two seconds or a page's next look, never a run or a line.
+
+A bell that the ringing process can answer itself, a worker's for the next step of its own run, goes to its own
+pool at once: half of the way through Redis and back is longer than the step's own writes, and a run that is
+under way does not notice when Redis is gone.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -19,19 +23,18 @@ from functools import partial
 from channels.layers import get_channel_layer
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Count, Q
+from django.db.models import Count
 from kombu import Connection
 
 from agents import clock
 from runs import loop
-from runs.models import Host
+from runs.models import Host, Run
 
 log = logging.getLogger(__name__)
 
 HEARD_OF = timedelta(seconds=15)  # a host silent for longer gets no bells
 EXPIRES = 30  # seconds a doorbell is worth answering
 AT_MOST_EVERY = 0.1  # seconds between two notifications of one run
-FLEET = "fleet"  # the group that hears of every run
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ def notify(run_id: str, number: int) -> None:
     _when_committed(Note(run_id, number))
 
 
+def answer_here(answer: Callable[[Bell], bool] | None) -> None:
+    """From now on this process's bells are first offered to `answer`: True if it takes one. None: no more."""
+    _carrier.answer = answer
+
+
 def run_group(run_id: str) -> str:
     return f"run.{run_id}"
 
@@ -78,6 +86,7 @@ class _Carrier:
     """The thread and its queue. Started with the first hint, so that importing costs nothing."""
 
     def __init__(self) -> None:
+        self.answer: Callable[[Bell], bool] | None = None
         self._queue: queue.Queue[Bell | Note] = queue.Queue(maxsize=10_000)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -88,6 +97,8 @@ class _Carrier:
         self._hosts: tuple[float, list[str]] = (0.0, [])
 
     def put(self, hint: Bell | Note) -> None:
+        if isinstance(hint, Bell) and self.answer is not None and self.answer(hint):
+            return
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(hint)
         if self._thread is None:
@@ -156,27 +167,28 @@ class _Carrier:
         """The live host with most room, or none. Asked once a second: it is a hint about a hint."""
         asked_at, hosts = self._hosts
         if time.monotonic() - asked_at > 1:
-            hosts = _live_hosts()
+            hosts = live_hosts()
             self._hosts = (time.monotonic(), hosts)
         return hosts[:1]
 
 
-def _live_hosts() -> list[str]:
-    in_use = Count("runs", filter=Q(runs__has_slot=True))
+def live_hosts() -> list[str]:
+    """Hosts heard of lately, the one with most room first."""
     try:
-        alive = list(Host.objects.filter(last_seen_at__gt=clock.now() - HEARD_OF).annotate(in_use=in_use))
+        seated = Run.objects.filter(has_slot=True).order_by().values_list("host_id")
+        in_use = dict(seated.annotate(Count("pk")))
+        alive = list(Host.objects.filter(last_seen_at__gt=clock.now() - HEARD_OF))
     finally:
         connection.close()
-    return [host.pk for host in sorted(alive, key=lambda host: host.in_use - host.capacity)]
+    return [host.pk for host in sorted(alive, key=lambda host: in_use.get(host.pk, 0) - host.capacity)]
 
 
 async def _send(run_id: str, number: int) -> None:
     layer = get_channel_layer()
     assert layer is not None, "settings name a channel layer"
     message = {"type": "run.reached", "run": run_id, "number": number}
-    for group in (run_group(run_id), FLEET):
-        with contextlib.suppress(Exception):
-            await layer.group_send(group, message)
+    with contextlib.suppress(Exception):
+        await layer.group_send(run_group(run_id), message)
 
 
 _carrier = _Carrier()

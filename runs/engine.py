@@ -11,6 +11,7 @@ the whole state, so any process may be killed between any two lines here and ano
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import F
 
+from agents import storable
 from runs import calls, limits, llm, prompt, tools, transcript
 from runs.db import release_connection
 from runs.events import New
@@ -65,14 +67,14 @@ def take_turn(step: Step, messages: Sequence[Body], *, stored: int) -> None:
     model = llm.choose(step.spec.models)
     offered = tools.offered(step.spec.tools)
     image = step.prepare_sandbox() if wants_sandbox_now(step, offered) else None
-    estimate = transcript.estimated_tokens(messages)
+    step.estimate = transcript.estimated_tokens(messages)
     started = [New("sandbox.start", {"image": image})] if image else []
     with step.write(
         *lost_request(step),
         *started,
         New("model.start", {"model": f"{model.provider}:{model.model}", "turn": step.run.turns + 1}),
         progress=False,
-        open_request_tokens=estimate,
+        open_request_tokens=step.estimate,
         **count_lost_request(step),
     ):
         for position, body in enumerate(messages[stored:], stored):
@@ -130,17 +132,18 @@ def store_answer(step: Step, answer: Body, *, position: int, last: bool) -> None
             "usage": usage,
         },
     )
-    spent: dict[str, Any] = {
+    lost = answer.get("lost_requests", 0)
+    spent = limits.unanswered(lost)
+    spent |= {
         "turns": F("turns") + 1,
-        "input_tokens": F("input_tokens") + usage["input"],
+        "input_tokens": spent["input_tokens"] + usage["input"],
         "output_tokens": F("output_tokens") + usage["output"],
         "cache_read_tokens": F("cache_read_tokens") + usage["cache_read"],
         "cache_write_tokens": F("cache_write_tokens") + usage["cache_write"],
-        "open_request_tokens": None,
     }
     over = not wanted and not was_cut(answer)
     with transaction.atomic():
-        with step.write(turn, release=last and not over, **spent):
+        with step.write(*step.lost_requests(lost), turn, release=last and not over, **spent):
             transcript.append(step.attempt, position, answer, redactor=step.redactor)
             ToolCall.objects.bulk_create(
                 planned(step, call, position=position, index=index) for index, call in enumerate(wanted)
@@ -153,12 +156,17 @@ def planned(step: Step, call: Part, *, position: int, index: int) -> ToolCall:
     return ToolCall(
         attempt=step.attempt,
         call_id=f"{position}-{index}",
-        model_call_id=call["id"],
+        model_call_id=storable.text(call["id"]),
         position=position,
         index=index,
-        name=call["name"][:200],
-        arguments=call["arguments"],
+        name=storable.text(call["name"])[:200],
+        arguments=step.redactor.json(written_out(call["arguments"])),
     )
+
+
+def written_out(arguments: Any) -> Any:
+    """Arguments that no database holds become the text of their JSON: no tool takes that, so the model is told."""
+    return arguments if storable.json(arguments) == arguments else json.dumps(arguments)
 
 
 def was_cut(answer: Body) -> bool:

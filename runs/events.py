@@ -16,6 +16,7 @@ from django.db.models import F, Q
 from agents import clock, storable
 from agents.redaction import Redactor
 from runs import bells
+from runs.db import update_returning
 from runs.models import Event, Run
 
 
@@ -51,10 +52,10 @@ def append(
     redactor passes here.
     """
     rows = Run.objects.filter(where or Q(), pk=run_id)
-    if not rows.update(last_event=F("last_event") + len(events), **sets):
+    last = update_returning(rows, "last_event", last_event=F("last_event") + len(events), **sets)
+    if last is None:
         return False
     if events:
-        last = Run.objects.values_list("last_event", flat=True).get(pk=run_id)
         insert(run_id, events, redactor=redactor, last=last)
     return True
 

@@ -79,6 +79,7 @@ class CallHands:
             forget=self._forget if self._commands == 0 else (),
         )
         self._commands += 1
+        release_connection()
         following = self._step.engine.exec(self._sandbox, command, offset=self.offset if live else 0)
         self._step.halt.listen(following.close)
         try:

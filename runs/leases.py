@@ -13,13 +13,15 @@ from datetime import datetime, timedelta
 from functools import reduce
 from operator import or_
 from pathlib import Path
+from typing import Any
 
 from django.db import transaction
-from django.db.models import Case, F, IntegerField, Q, QuerySet, Value, When
+from django.db.models import F, Q, QuerySet
 
 from agents import clock, private_files
 from agents.redaction import NOTHING_SECRET
 from runs import bells, events
+from runs.db import update_returning
 from runs.models import Run, Status
 
 TERM = timedelta(seconds=20)
@@ -43,25 +45,32 @@ class LeaseLost(Exception):
 def take(run_id: str, owner: str) -> Lease | None:
     """The lease of a run that has a slot and is not being worked on, or None."""
     now = clock.now()
+    ready = Run.objects.filter(pk=run_id, status=Status.PROCESSING, has_slot=True)
+    mine: dict[str, Any] = {
+        "lease_owner": owner,
+        "lease_epoch": F("lease_epoch") + 1,
+        "lease_expires_at": now + TERM,
+    }
+    epoch = update_returning(ready.filter(lease_owner=""), "lease_epoch", **mine)
+    if epoch is not None:
+        return Lease(run_id, owner, epoch)
+    return _take_over(ready, mine, run_id, owner)
+
+
+def _take_over(ready: QuerySet[Run], mine: dict[str, Any], run_id: str, owner: str) -> Lease | None:
+    """The lease of a holder that let it run out."""
+    expired = ready.filter(_expired(clock.now())).exclude(lease_owner="")
     with transaction.atomic():
-        previous = Run.objects.filter(pk=run_id).values_list("lease_owner", flat=True).first()
-        taken = Run.objects.filter(_free(now), pk=run_id, status=Status.PROCESSING, has_slot=True).update(
-            takeovers=Case(
-                When(~Q(lease_owner=""), then=F("takeovers") + 1),
-                default=F("takeovers"),
-                output_field=IntegerField(),
-            ),
-            lease_owner=Value(owner),
-            lease_epoch=F("lease_epoch") + 1,
-            lease_expires_at=now + TERM,
-        )
-        if not taken:
+        previous = expired.values_list("lease_owner", flat=True).first()
+        if previous is None:
             return None
-        lease = Lease(run_id, owner, Run.objects.values_list("lease_epoch", flat=True).get(pk=run_id))
-        if previous:
-            note = events.New("run.takeover", {"epoch": lease.epoch, "from": previous, "to": owner})
-            events.append(run_id, [note], redactor=NOTHING_SECRET)
-    return lease
+        guard = expired.filter(lease_owner=previous)
+        epoch = update_returning(guard, "lease_epoch", **mine, takeovers=F("takeovers") + 1)
+        if epoch is None:
+            return None
+        note = events.New("run.takeover", {"epoch": epoch, "from": previous, "to": owner})
+        events.append(run_id, [note], redactor=NOTHING_SECRET)
+    return Lease(run_id, owner, epoch)
 
 
 def release(lease: Lease) -> None:
@@ -114,11 +123,11 @@ def expire_of_dead(folder: Path, living: str) -> int:
     return expired
 
 
-def _free(now: datetime) -> Q:
-    """No owner; or expired, by more with every takeover that got nowhere."""
+def _expired(now: datetime) -> Q:
+    """Expired, by more with every takeover that got nowhere."""
     expired = [
         Q(lease_expires_at__lte=now - timedelta(seconds=pause))
         & (Q(takeovers=count) if count < TAKEOVERS else Q(takeovers__gte=count))
         for count, pause in enumerate(BACKOFF)
     ]
-    return Q(lease_owner="") | reduce(or_, expired)
+    return reduce(or_, expired)

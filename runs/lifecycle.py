@@ -18,13 +18,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import BigIntegerField, F, Q
-from django.db.models.functions import Coalesce
+from django.db.models import Case, F, Q, When
 
 from agents import clock
 from agents.models import Agent, Workspace
 from agents.redaction import NOTHING_SECRET, Redactor
-from runs import bells, events, leases
+from runs import bells, events, leases, limits
 from runs.leases import Lease, LeaseLost
 from runs.models import (
     KEEP_THE_SLOT,
@@ -47,6 +46,8 @@ TRANSITIONS: dict[str, tuple[frozenset[Status], Status]] = {
     "fail": (frozenset({Status.PENDING, Status.PROCESSING, Status.WAITING}), Status.FAILED),
     "cancel": (frozenset({Status.PENDING, Status.PROCESSING, Status.WAITING}), Status.CANCELED),
 }
+
+HOST_IS_DEAD = timedelta(seconds=60)  # not heard of for this long: its runs are anybody's
 
 NOBODYS: dict[str, Any] = {"lease_owner": "", "lease_expires_at": None}
 
@@ -244,12 +245,8 @@ def _move_leased(verb: str, lease: Lease, **sets: Any) -> None:
 
 
 def _end_leased(verb: str, lease: Lease, **sets: Any) -> None:
-    lost = Coalesce(
-        F("open_request_tokens"), 0, output_field=BigIntegerField()
-    )  # a request whose answer will never be stored is spent
-    spent = {"input_tokens": F("input_tokens") + lost, "estimated_tokens": F("estimated_tokens") + lost}
     with transaction.atomic():
-        _move_leased(verb, lease, open_request_tokens=None, **spent, **_ended(), **sets)
+        _move_leased(verb, lease, **limits.unanswered(1), **_ended(), **sets)
         _close_attempts(lease.run_id)
         _ring_next(lease.run_id)
 
@@ -297,11 +294,14 @@ def _free_slots(agent: Agent) -> bool:
 
 def _next_in_line(agent: Agent, host_id: str) -> Run | None:
     woken = Run.objects.filter(agent=agent, status=Status.PROCESSING, has_slot=False)
-    first = woken.filter(Q(host_id=host_id) | Q(host_id=None)).order_by("queued_at", "pk").first()
+    ours = Q(host_id=host_id) | Q(host_id=None) | Q(host__last_seen_at__lt=clock.now() - HOST_IS_DEAD)
+    ranked = woken.annotate(elsewhere=Case(When(ours, then=0), default=1))
+    first = ranked.order_by("elsewhere", "queued_at", "pk").first()
     if first is not None:
-        return first
-    if agent.refusal or woken.exists():
-        return None  # the slot is another host's: its own sweep or bell will claim it
+        # Another host's stands before every pending one: its own sweep or bell will claim it.
+        return None if first.elsewhere else first
+    if agent.refusal:
+        return None
     return Run.objects.filter(agent=agent, status=Status.PENDING).order_by("priority", "pk").first()
 
 

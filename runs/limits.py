@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from django.db.models import BigIntegerField, F
+from django.db.models.functions import Coalesce
+
 from agents import clock
 from agents.spec import AgentSpec
 from runs.models import Run
@@ -34,3 +39,13 @@ def check_model_request(run: Run, spec: AgentSpec) -> None:
 
 def timeout(run: Run) -> Over:
     return Over("TIMEOUT", f"not finished by {run.deadline_at:%Y-%m-%d %H:%M:%S} UTC, its limit of time")
+
+
+def unanswered(requests: int) -> dict[str, Any]:
+    """The columns of a run whose request is over: `requests` times its estimate was spent for no answer."""
+    lost = Coalesce(F("open_request_tokens"), 0, output_field=BigIntegerField()) * requests
+    return {
+        "input_tokens": F("input_tokens") + lost,
+        "estimated_tokens": F("estimated_tokens") + lost,
+        "open_request_tokens": None,
+    }

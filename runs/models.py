@@ -70,8 +70,9 @@ class Run(models.Model):
     """One piece of work for one agent, however it was asked for. The REST API calls it a task."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "run"), editable=False)
-    workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="runs")
-    agent = models.ForeignKey(Agent, on_delete=models.PROTECT, related_name="runs")
+    # No index of their own: the lists below begin with them, and every index is written with every run.
+    workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="runs", db_index=False)
+    agent = models.ForeignKey(Agent, on_delete=models.PROTECT, related_name="runs", db_index=False)
     version = models.ForeignKey(AgentVersion, null=True, on_delete=models.PROTECT, related_name="+")
 
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.PENDING)
@@ -174,6 +175,10 @@ class Run(models.Model):
             models.Index("lease_expires_at", condition=Q(status="processing", has_slot=True), name="runs_leases"),
             # sweep: runs to wake
             models.Index("wake_at", condition=Q(status="waiting"), name="runs_to_wake"),
+            # sweep: runs somebody deleted
+            models.Index("delete_requested_at", condition=Q(delete_requested_at__isnull=False), name="runs_to_purge"),
+            # the front page's last failures
+            models.Index(F("id").desc(), condition=Q(status="failed"), name="runs_failed"),
             # leases.renew and the wishes it reads
             models.Index("lease_owner", condition=~Q(lease_owner=""), name="runs_of_an_owner"),
             # GET tasks and the admin's lists, newest first

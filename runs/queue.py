@@ -158,10 +158,15 @@ def fire(agent: Agent, now: datetime) -> Run | None:
         return None
     with transaction.atomic():
         mine = Agent.objects.filter(pk=agent.pk, schedule_fired_at=since).update(schedule_fired_at=tick)
-        if not mine or agent.refusal or has_tick_in_line(agent):
+        if not mine or agent.refusal or has_tick_in_line(agent) or has_run(agent, tick):
             return None
         cause = Cause(TriggerKind.SCHEDULE, {"scheduledFor": events.isoformat(tick)})
         return lifecycle.create(agent, cause, scheduled_for=tick)
+
+
+def has_run(agent: Agent, tick: datetime) -> bool:
+    """It was fired before, and the clock or the database is back at an earlier time."""
+    return Run.objects.filter(agent=agent, scheduled_for=tick).exists()
 
 
 def has_tick_in_line(agent: Agent) -> bool:

@@ -17,7 +17,7 @@ from agents import clock
 from agents.models import AgentFile
 from agents.redaction import Redactor
 from agents.spec import AgentSpec
-from runs import bells, events, leases, lifecycle, payloads
+from runs import bells, events, leases, lifecycle, limits, payloads
 from runs.db import release_connection
 from runs.halt import Halt
 from runs.leases import Lease, LeaseLost
@@ -39,6 +39,7 @@ class Step:
         self.halt = Halt()
         self.released = False  # the lease was let go, in the last transaction
         self.over = False  # the run has reached its end
+        self.estimate = 0  # tokens that this step's model request sends
         self.redactor = Redactor(keys.all_values())
         self._starting: Future[Sandbox] | None = None
 
@@ -80,11 +81,11 @@ class Step:
         lifecycle.finish(self.lease, self.redactor.text(output), redactor=self.redactor, also=also)
         self.released = self.over = True
 
-    def fail(self, code: str, message: str, *, refused: bool = False) -> None:
-        """`refused`: the provider turned the request down, so what was sent is not spent."""
+    def fail(self, code: str, message: str, *, lost_requests: int | None = None) -> None:
+        """`lost_requests`: see `close_request`; None if no answer came, not even a refusal."""
         with transaction.atomic():
-            if refused:
-                self._request_was_refused()
+            if lost_requests is not None:
+                self.close_request(lost_requests)
             details = {"iteration": self.run.turns}
             lifecycle.fail(self.lease, code, message, redactor=self.redactor, details=details)
         self.released = self.over = True
@@ -94,11 +95,13 @@ class Step:
         lifecycle.wait(self.lease, reason, also=also, redactor=self.redactor, **details)
         self.released = True
 
-    def pause(self, reason: WaitReason, note: dict[str, Any], *, wake_at: datetime) -> None:
-        """Park the run until the machinery may have recovered. It keeps its slot."""
+    def pause(
+        self, reason: WaitReason, note: dict[str, Any], *, wake_at: datetime, lost_requests: int | None = None
+    ) -> None:
+        """Park the run until the machinery may have recovered. It keeps its slot. `lost_requests`: as in `fail`."""
         with transaction.atomic():
-            if reason is WaitReason.RATE_LIMIT:
-                self._request_was_refused()
+            if lost_requests is not None:
+                self.close_request(lost_requests)
             self.wait(reason, events.New("pause", note), wake_at=wake_at)
 
     def cancel(self) -> None:
@@ -111,9 +114,20 @@ class Step:
         run: Run | None = self.__dict__.get("run")
         return run.deadline_at if run is not None else None
 
-    def _request_was_refused(self) -> None:
-        if not leases.held(self.lease).update(open_request_tokens=None):
-            raise LeaseLost(self.lease.run_id)
+    def close_request(self, lost: int) -> None:
+        """The provider has spoken. Of this step's requests `lost` broke off before an answer: they are spent."""
+        with self.write(*self.lost_requests(lost), progress=False, **limits.unanswered(lost)):
+            pass
+
+    def lost_requests(self, lost: int) -> list[events.New]:
+        """Says that `lost` of this step's requests were spent for no answer, and what on, as far as one can tell."""
+        return [events.New("model.lost", {"estimatedTokens": self.estimate * lost})] if lost else []
+
+    def move_to(self, host_id: str) -> None:
+        """From now on the run's steps, and its sandbox, are that host's."""
+        with self.write(progress=False, host=host_id):
+            Attempt.objects.filter(pk=self.attempt.pk).update(host=host_id)
+        self.run.host_id = self.attempt.host_id = host_id
 
     def release(self) -> None:
         leases.release(self.lease)
@@ -135,6 +149,7 @@ class Step:
 
     def prepare_sandbox(self) -> str:
         """The image to start from. Raises SandboxError before anything is spent."""
+        release_connection()  # the first time it may be made ready, which takes minutes
         return self.engine.prepare_image(self.spec.image or settings.SANDBOX_IMAGE)
 
     def sandbox_is_starting(self, image: str) -> None:
@@ -184,5 +199,6 @@ class Step:
     def settle(self) -> None:
         """Wait for a start that is under way: one that came after the clean-up would stand for ever."""
         if self._starting is not None:
+            release_connection()
             self._starting.exception()
             self._starting = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -16,7 +17,6 @@ from django.db.models import Count, Q
 
 from agents import clock
 from agents.models import Agent
-from agents.schedule import BadSchedule
 from runs import lifecycle, queue
 from runs.models import TERMINAL, Attempt, Host, Run, SandboxState, Status, WaitReason
 from runs.sandbox.base import Engine, SandboxError
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 EVERY = 2.0  # seconds
 HEARD = timedelta(seconds=1)  # what a doorbell has before the sweep looks itself
-HOST_IS_DEAD = timedelta(seconds=60)
 PARKED_GRACE = timedelta(minutes=10)  # a waiting run keeps its container this long, its workspace for good
+PUT_AWAY = (SandboxState.RUNNING, SandboxState.STARTING)  # starting: putting it away was begun, and failed
 LEFT_ALONE = timedelta(seconds=5)  # an ended run's own worker is removing its sandbox
 LOOK_AT_ENGINE_EVERY = 60.0  # seconds
 
@@ -48,18 +48,24 @@ class Worker(Protocol):
 
 def sweep(worker: Worker) -> None:
     """One round. Each part stands alone: a run that cannot be handled must not stop the others."""
-    worker.dead_owners()
-    for part in (wake_the_due, fire_schedules, hand_steps, hand_work, remove_leftovers, purge_deleted):
+    for part in (
+        end_leases_of_the_dead, wake_the_due, fire_schedules, hand_steps, hand_work, remove_leftovers, purge_deleted
+    ):  # fmt: skip
         try:
             part(worker)
         except Exception:
             log.exception("sweep: %s", part.__name__)
 
 
+def end_leases_of_the_dead(worker: Worker) -> None:
+    """Of processes on this host that are gone for certain."""
+    worker.dead_owners()
+
+
 def wake_the_due(worker: Worker) -> None:
     """Runs whose pause is over."""
     due = Run.objects.filter(status=Status.WAITING, wake_at__lte=clock.now())
-    for run_id, reason in due.values_list("pk", "wait_reason")[:100]:
+    for run_id, reason in due.order_by("wake_at").values_list("pk", "wait_reason")[:100]:
         lifecycle.wake(run_id, WaitReason(reason))
 
 
@@ -69,14 +75,14 @@ def fire_schedules(worker: Worker) -> None:
     for agent in Agent.objects.filter(active=True).exclude(schedule=""):
         try:
             queue.fire(agent, now)
-        except BadSchedule:
+        except Exception:
             log.exception("agent %s", agent.name)
 
 
 def hand_steps(worker: Worker) -> None:
     """Leases that ended, and steps whose doorbell was lost: this host's, and those of hosts that died."""
     now = clock.now()
-    alive = Host.objects.filter(last_seen_at__gt=now - HOST_IS_DEAD).exclude(pk=worker.host_id)
+    alive = Host.objects.filter(last_seen_at__gt=now - lifecycle.HOST_IS_DEAD).exclude(pk=worker.host_id)
     idle = Run.objects.filter(status=Status.PROCESSING, has_slot=True, lease_expires_at__lte=now - HEARD)
     for run_id in idle.exclude(host__in=alive).order_by("lease_expires_at").values_list("pk", flat=True)[: worker.free]:
         worker.hand(partial(worker.look, run_id), run_id)
@@ -84,16 +90,20 @@ def hand_steps(worker: Worker) -> None:
 
 def hand_work(worker: Worker) -> None:
     """Agents with somebody in line and a slot free."""
-    in_line = Q(status=Status.PENDING) | Q(status=Status.PROCESSING, has_slot=False)
-    waiting = set(Run.objects.filter(in_line).order_by().values_list("agent_id", flat=True).distinct())
-    busy = dict(
-        Run.objects.filter(has_slot=True, agent__in=waiting).order_by().values_list("agent").annotate(Count("pk"))
-    )
+    # Two queries: no index serves an OR of the two, and this is asked every two seconds.
+    waiting = counted_by_agent(Q(status=Status.PENDING, agent__active=True, agent__paused_at=None))
+    waiting += counted_by_agent(Q(status=Status.PROCESSING, has_slot=False))
+    busy = counted_by_agent(Q(has_slot=True, agent__in=waiting))
     room = worker.free
-    for agent in Agent.objects.filter(pk__in=waiting):
-        for seat in range(min(room, agent.scale - busy.get(agent.pk, 0))):
+    # In any order: were it always the same, a full workspace could take the room of those behind it for ever.
+    for agent in Agent.objects.filter(pk__in=waiting).order_by("?"):
+        for seat in range(min(room, waiting[agent.pk], agent.scale - busy[agent.pk])):
             worker.hand(partial(worker.look_for_work, agent.pk), (agent.pk, seat))
             room -= 1
+
+
+def counted_by_agent(runs: Q) -> Counter[int]:
+    return Counter(dict(Run.objects.filter(runs).order_by().values_list("agent").annotate(Count("pk"))))
 
 
 def remove_leftovers(worker: Worker) -> None:
@@ -104,7 +114,7 @@ def remove_leftovers(worker: Worker) -> None:
     for attempt in standing.filter(ended)[:50]:
         worker.hand(partial(clean_up_and_purge, worker.engine, attempt), attempt.pk)
     parked = standing.filter(
-        sandbox_state=SandboxState.RUNNING, run__status=Status.WAITING, run__has_slot=False,
+        sandbox_state__in=PUT_AWAY, run__status=Status.WAITING, run__has_slot=False,
         run__waiting_since__lt=now - PARKED_GRACE,
     )  # fmt: skip
     for attempt in parked[:50]:
@@ -124,7 +134,7 @@ def clean_up_and_purge(engine: Engine, attempt: Attempt) -> None:
 
 def put_away(engine: Engine, attempt: Attempt) -> None:
     """Remove a parked run's container; its workspace stays, and waking starts a new container on it."""
-    fits = Q(pk=attempt.pk, sandbox_state=SandboxState.RUNNING, run__status=Status.WAITING)
+    fits = Q(pk=attempt.pk, sandbox_state__in=PUT_AWAY, run__status=Status.WAITING)
     if Attempt.objects.filter(fits).update(sandbox_state=SandboxState.STARTING, sandbox_id=""):
         engine.remove(attempt.sandbox_name)
         Attempt.objects.filter(pk=attempt.pk, sandbox_state=SandboxState.STARTING, run__status=Status.WAITING).update(
@@ -150,5 +160,5 @@ def remove_unknown(engine: Engine) -> None:
 def purge_deleted(worker: Worker) -> None:
     """Runs somebody deleted, once nothing of them stands."""
     gone = Run.objects.filter(delete_requested_at__isnull=False, status__in=TERMINAL)
-    for run_id in gone.values_list("pk", flat=True)[:50]:
+    for run_id in gone.order_by("delete_requested_at").values_list("pk", flat=True)[:50]:
         queue.purge(run_id)

@@ -24,14 +24,16 @@ def mirror(agent: Agent) -> None:
         PeriodicTask.objects.filter(name=name).delete()
         return
     minute, hour, day_of_month, month_of_year, day_of_week = fields
-    schedule, _ = CrontabSchedule.objects.get_or_create(
-        minute=minute,
-        hour=hour,
-        day_of_month=day_of_month,
-        month_of_year=month_of_year,
-        day_of_week=day_of_week,
-        timezone=agent.timezone,
-    )
+    fitting = {
+        "minute": minute,
+        "hour": hour,
+        "day_of_month": day_of_month,
+        "month_of_year": month_of_year,
+        "day_of_week": day_of_week,
+        "timezone": agent.timezone,
+    }
+    same = CrontabSchedule.objects.filter(**fitting)  # nothing keeps an operator from making a second
+    schedule = same.order_by("pk").first() or CrontabSchedule.objects.create(**fitting)
     PeriodicTask.objects.update_or_create(
         name=name,
         defaults={
@@ -49,7 +51,7 @@ def mirror(agent: Agent) -> None:
 def five_fields(expression: str) -> list[str] | None:
     """The cron fields as beat can read them; None for what only our own reading knows (seconds, L, #)."""
     fields = WORDS.get(expression.strip().lower(), expression.strip().lower()).split()
-    if len(fields) != 5:
+    if len(fields) != 5 or "#" in expression:  # beat's cron takes MON#2 for every Monday
         return None
     minute, hour, day_of_month, month_of_year, day_of_week = fields
     try:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from django.conf import settings
@@ -24,12 +25,14 @@ from django.utils.module_loading import import_string
 
 from agents import clock, private_files
 from agents.ids import new_id
-from runs import engine, leases, lifecycle, limits, llm, sweep
+from runs import bells, engine, leases, lifecycle, limits, llm, sweep
+from runs.bells import Bell
+from runs.db import release_connection
 from runs.halt import Halted, Why
 from runs.leases import Lease, LeaseLost
 from runs.llm import ModelError, ModelUnavailable
 from runs.models import Host, Run, SandboxState, WaitReason
-from runs.sandbox.base import Engine, EngineDown, SandboxError
+from runs.sandbox.base import Engine, EngineDown, SandboxError, SandboxGone
 from runs.sandbox.cleanup import clean_up, stop_and_remove
 from runs.step import Step
 
@@ -56,6 +59,7 @@ class Worker:
         self._steps: dict[str, Step] = {}
         self._pool: Executor | None = None
         self._handed: dict[object, float] = {}
+        self._in_line = 0  # handed to the pool and not begun
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -69,8 +73,9 @@ class Worker:
         threading.Thread(target=self._keep_leases, name="leases", daemon=True).start()
 
     def work_with(self, pool: Executor) -> None:
-        """Take work: the sweep hands what it finds to this pool."""
+        """Take work: the sweep hands what it finds to this pool, and this process's own bells go there."""
         self._pool = pool
+        bells.answer_here(self.answer)
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
         threading.Thread(target=self._warm, name="warm", daemon=True).start()
 
@@ -85,7 +90,8 @@ class Worker:
 
     @property
     def free(self) -> int:
-        return max(0, self.threads - len(self._steps))
+        """Threads that have nothing to do and nothing coming."""
+        return max(0, self.threads - len(self._steps) - self._in_line)
 
     # --- work ------------------------------------------------------------------------------------------------
 
@@ -93,14 +99,14 @@ class Worker:
         """Do the run's next step, if nobody is at it; if this process is, see what is wished."""
         if self.stopping.is_set():
             return
-        step = self._steps.get(run_id)
-        if step is not None:
-            if Run.objects.filter(pk=run_id, cancel_requested_at__isnull=False).exists():
-                step.halt.set(Why.CANCEL)
-            return
+        # The row decides whether somebody is at it: a step that has just let go may still be listed here.
         lease = leases.take(run_id, self.owner)
         if lease is not None:
             self._work(lease)
+            return
+        step = self._steps.get(run_id)
+        if step is not None and Run.objects.filter(pk=run_id, cancel_requested_at__isnull=False).exists():
+            step.halt.set(Why.CANCEL)
 
     def look_for_work(self, agent_id: int) -> None:
         """Begin the next run of the agent's line, if there is a slot for it."""
@@ -118,9 +124,36 @@ class Worker:
         self._handed = {key: at for key, at in self._handed.items() if now - at < sweep.EVERY}
         self._handed[key] = now
         try:
-            self._pool.submit(self._edge, what)
+            self._put_in_line(self._pool, what)
         except RuntimeError:  # the pool is closing
             self.stopping.set()
+
+    def answer(self, bell: Bell) -> bool:
+        """Take a bell that this process has rung itself. False: it is another's, or there is no thread for it."""
+        mine = bell.host in {None, self.host_id}
+        if self._pool is None or self.stopping.is_set() or not mine or not self.free:
+            return False
+        try:
+            self._put_in_line(self._pool, partial(self.hear, bell))
+        except RuntimeError:  # the pool is closing
+            return False
+        return True
+
+    def _put_in_line(self, pool: Executor, what: Callable[[], None]) -> None:
+        pool.submit(self._begin, what)
+        with self._lock:
+            self._in_line += 1
+
+    def _begin(self, what: Callable[[], None]) -> None:
+        with self._lock:
+            self._in_line -= 1
+        self._edge(what)
+
+    def hear(self, bell: Bell) -> None:
+        if bell.task == "runs.tasks.look":
+            self.look(bell.subject)
+        else:
+            self.look_for_work(int(bell.subject))
 
     def _work(self, lease: Lease) -> None:
         step = Step(lease, self.engine)
@@ -138,13 +171,15 @@ class Worker:
             with self._lock:
                 if self._steps.get(lease.run_id) is step:
                     del self._steps[lease.run_id]
-        if step.over and step.attempt.sandbox_state != SandboxState.NONE:
+        if step.over and step.attempt.sandbox_state != SandboxState.NONE and step.attempt.host_id == self.host_id:
+            release_connection()
             clean_up(self.engine, step.attempt)
 
     def _advance(self, step: Step) -> None:
         """One step, and whatever ends it, in the database."""
         try:
             check_wanted(step)
+            check_host(step, self.host_id)
             engine.advance(step)
         except LeaseLost:
             log.info("%s goes on elsewhere", step.lease.run_id)
@@ -225,7 +260,8 @@ class Worker:
         except Exception:
             log.exception("%s", what)
         finally:
-            connection.close()
+            connection.close_if_unusable_or_obsolete()
+            release_connection()
 
     def _warm(self) -> None:
         try:
@@ -254,13 +290,26 @@ def check_wanted(step: Step) -> None:
         raise Halted(Why.CANCEL)
     if step.run.takeovers > leases.TAKEOVERS:
         raise limits.Over("WORKER_LOST", f"{leases.TAKEOVERS} workers were lost in a row at this point")
+    if step.spec.kind != "model":
+        raise limits.Over("KIND_NOT_SUPPORTED", f"agents of kind {step.spec.kind} cannot be run yet")
+
+
+def check_host(step: Step, host_id: str) -> None:
+    """A run whose host died goes on here, if nothing of it stood there. Raises SandboxGone, LeaseLost."""
+    if step.attempt.host_id == host_id:
+        return
+    if step.attempt.has_workspace:
+        raise SandboxGone(f"host {step.attempt.host_id} is gone, and the run's sandbox and workspace with it")
+    step.move_to(host_id)
 
 
 def end_early(step: Step, error: Exception) -> None:
     """What each way of ending a step early means for the run. Raises LeaseLost, SandboxError."""
     match error:
         case Halted(why=Why.CANCEL):
-            stop_and_remove(step.engine, step.attempt)
+            attempt = step.attempt
+            release_connection()
+            stop_and_remove(step.engine, attempt)
             step.cancel()
         case Halted(why=Why.DEADLINE):
             over = limits.timeout(step.run)
@@ -269,28 +318,31 @@ def end_early(step: Step, error: Exception) -> None:
             step.release()
         case Halted():
             log.info("%s goes on elsewhere", step.lease.run_id)
-        case limits.Over() | ModelError():
-            step.fail(error.code, str(error), refused=isinstance(error, ModelError))
+        case ModelError():
+            step.fail(error.code, str(error), lost_requests=error.lost_requests)
         case ModelUnavailable():
-            pause_or_fail(step, WaitReason.RATE_LIMIT, "MODEL_UNAVAILABLE", error, error.retry_after)
+            pause_or_fail(step, WaitReason.RATE_LIMIT, "MODEL_UNAVAILABLE", error)
         case EngineDown():
-            pause_or_fail(step, WaitReason.RETRY, error.code, error, None)
-        case SandboxError():
+            pause_or_fail(step, WaitReason.RETRY, error.code, error)
+        case limits.Over() | SandboxError():
             step.fail(error.code, str(error))
         case _:
             log.error("%s: unexpected", step.lease.run_id, exc_info=error)
             step.fail("INTERNAL_ERROR", f"{type(error).__name__}: {error}")
 
 
-def pause_or_fail(step: Step, reason: WaitReason, code: str, error: Exception, retry_after: float | None) -> None:
+def pause_or_fail(step: Step, reason: WaitReason, code: str, error: EngineDown | ModelUnavailable) -> None:
     """The machinery may recover: park the run, longer each time; after enough of that it has failed."""
+    lost, retry_after = None, 0.0
+    if isinstance(error, ModelUnavailable):
+        lost, retry_after = error.lost_requests, error.retry_after or 0.0
     waits = step.run.machinery_waits
     if waits >= MACHINERY_WAITS:
-        step.fail(code, f"{error} (after {waits} tries)", refused=reason is WaitReason.RATE_LIMIT)
+        step.fail(code, f"{error} (after {waits} tries)", lost_requests=lost)
         return
-    pause = max(retry_after or 0.0, min(LONGEST_PAUSE, 5.0 * 2**waits))
+    pause = max(retry_after, min(LONGEST_PAUSE, 5.0 * 2**waits))
     note = {"code": code, "message": str(error), "seconds": round(pause, 1)}
-    step.pause(reason, note, wake_at=clock.now() + timedelta(seconds=pause))
+    step.pause(reason, note, wake_at=clock.now() + timedelta(seconds=pause), lost_requests=lost)
 
 
 _current: Worker | None = None

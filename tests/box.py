@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -30,10 +32,20 @@ scale = {scale}
 class Box:
     """`with Box(tmp_path, mock) as box:`; `box.agent("dev", "…")` applies one, `box.client` talks to it."""
 
-    def __init__(self, folder: Path, mock: MockAnthropic | None = None, *, restart: bool = True, **env: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        mock: MockAnthropic | None = None,
+        *,
+        restart: bool = True,
+        host: str = "127.0.0.1",
+        **env: str,
+    ) -> None:
         self.home = folder / "home"
         self.project = folder / "project"
         self.restart = restart
+        self.host = host
+        self.said = ""  # by the last `up`
         self.env = {**os.environ, "AGENTFLEET_HOME": str(self.home), **env}
         for name in ("REDIS_URL", "DATABASE_URL"):
             if name not in env:
@@ -54,12 +66,14 @@ class Box:
             process.kill()
             process.wait()
         for pid in self.pids().values():
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
         self._close_client()
         up.down(self.home)
 
     def up(self) -> None:
-        self.cli("up", "--port", "0", "--detach", *([] if self.restart else ["--no-restart"]))
+        words = ["up", "--host", self.host, "--port", "0", "--detach", *([] if self.restart else ["--no-restart"])]
+        self.said = self.cli(*words).stdout
 
     def down(self) -> None:
         assert up.down(self.home)
@@ -93,12 +107,18 @@ class Box:
         self, name: str, instructions: str = "Do it.", *, scale: int = 1, extra: str = "", turns: Any = None
     ) -> None:
         """Add an agent to the project and apply it: on the mock model, or scripted by `turns`."""
+        self.define(name, instructions, scale=scale, extra=extra, turns=turns)
+        self.apply()
+
+    def define(
+        self, name: str, instructions: str = "Do it.", *, scale: int = 1, extra: str = "", turns: Any = None
+    ) -> None:
+        """Add an agent to the project; the next `apply` takes it along."""
         self._agents[name] = (instructions, CONFIG.format(scale=scale, extra=extra))
         if turns is not None:
             self._scripts[name] = yaml.safe_dump({"turns": turns})
             config = self._agents[name][1].replace('["mock"]', '["script"]')
             self._agents[name] = (instructions, config)
-        self.apply()
 
     def apply(self) -> None:
         project = '[models.mock]\nprovider = "anthropic"\nmodel = "claude-sonnet-4-5"\n'
@@ -117,7 +137,15 @@ class Box:
 
     def cli(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "agentfleet", *words]
-        return subprocess.run(argv, env=self.env, capture_output=True, text=True, check=check, timeout=60)
+        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False, timeout=60)
+        assert not check or done.returncode == 0, f"agentfleet {' '.join(words)}: {done.stdout}{done.stderr}"
+        return done
+
+    def rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        """What the database holds, read past everything that serves it."""
+        file = (self.home / "agentfleet.sqlite3").as_uri()
+        with contextlib.closing(sqlite3.connect(f"{file}?mode=ro", uri=True)) as opened:
+            return opened.execute(query, values).fetchall()
 
     def start(self, agent: str, text: str = "go", **fields: Any) -> str:
         return str(self.client.call("POST", f"agents/{agent}/task", {"input": text, **fields})["taskId"])
@@ -161,3 +189,11 @@ class Box:
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
+
+
+def standing(run_id: str) -> list[str]:
+    """The containers and volumes of a run that the engine has."""
+    label = f"label=agentfleet.run={run_id}"
+    lists = (["docker", "ps", "-aq"], ["docker", "volume", "ls", "-q"])
+    asked = [subprocess.run([*list_, "--filter", label], capture_output=True, text=True, check=True) for list_ in lists]
+    return [name for done in asked for name in done.stdout.split()]

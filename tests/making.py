@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -11,6 +12,7 @@ from agents.spec import AgentSpec
 from runs import queue
 from runs.lifecycle import Cause
 from runs.models import Run, TriggerKind
+from runs.transcript import Body, Part
 
 SCRIPTED = {"provider": "scripted", "model": "script.yaml"}
 
@@ -23,7 +25,7 @@ def make_workspace(**changes: Any) -> Workspace:
     return workspace
 
 
-def make_agent(name: str = "dev", *, turns: list[dict[str, Any]] | None = None, **changes: Any) -> Agent:
+def make_agent(name: str = "dev", *, turns: Sequence[Any] | None = None, **changes: Any) -> Agent:
     """An agent; `turns` are its scripted model's, other changes go into its definition."""
     spec = AgentSpec.load({"name": name, "models": [SCRIPTED], **changes})
     agent = Agent.objects.create(
@@ -39,7 +41,7 @@ def make_agent(name: str = "dev", *, turns: list[dict[str, Any]] | None = None, 
     agent.version = AgentVersion.objects.create(agent=agent, digest=f"{agent.pk:064}", spec=spec.dump())
     agent.save()
     if turns is not None:
-        script = yaml.safe_dump({"turns": turns}).encode()
+        script = yaml.safe_dump({"turns": list(turns)}).encode()
         AgentFile.objects.create(version=agent.version, path="script.yaml", content=script)
     return agent
 
@@ -52,3 +54,28 @@ def submit(agent: Agent, trigger: TriggerKind = TriggerKind.MANUAL, **changes: A
 def bash(command: str, **arguments: Any) -> dict[str, Any]:
     """A scripted turn's tool call."""
     return {"name": "bash", "arguments": {"command": command, **arguments}}
+
+
+def said(text: str = "", *calls: dict[str, Any], stop: str = "end_turn") -> Body:
+    """A model's message with tool calls as `bash` makes them. It cost 100 tokens in and 10 out."""
+    parts: list[Part] = [{"type": "text", "text": text}] if text else []
+    for number, call in enumerate(calls):
+        parts.append(
+            {"type": "tool_call", "id": f"call_{number}", "name": call["name"], "arguments": call["arguments"]}
+        )
+    return {
+        "role": "assistant",
+        "parts": parts,
+        "model": "played",
+        "usage": {"input": 100, "output": 10, "cache_read": 0, "cache_write": 0},
+        "stop": "tool_use" if calls else stop,
+    }
+
+
+def status(text: str) -> dict[str, Any]:
+    """The call of a tool that needs no sandbox."""
+    return {"name": "set_status", "arguments": {"text": text}}
+
+
+def ask(question: str) -> dict[str, Any]:
+    return {"name": "ask", "arguments": {"question": question}}

@@ -411,3 +411,25 @@ def test_the_schema_is_served_and_names_every_path() -> None:
 
 def test_health_needs_no_token() -> None:
     assert Client().get("/healthz").json() == {"status": "ok"}
+
+
+def test_only_the_homes_own_token_logs_a_person_in(api: Api) -> None:
+    assert code(api("POST", "login-links")) == (403, "FORBIDDEN")
+    ApiToken.objects.update(is_operators=True)
+    status, body = api("POST", "login-links")
+    assert status == 200
+    assert body["path"].startswith("/login/")
+
+
+def test_an_agent_says_what_it_does_wherever_it_is_shown(api: Api) -> None:
+    submit(make_agent())
+    shown = [
+        api("GET", "agents")[1]["agents"][0],
+        api("GET", "agents/dev")[1]["agent"],
+        api("POST", "agents/dev/pause")[1]["agent"],
+    ]
+    assert [(agent["running"], agent["pending"]) for agent in shown] == [(0, 1)] * 3
+
+
+def test_a_path_that_is_none_is_answered_in_the_one_shape(api: Api) -> None:
+    assert code(api("GET", "nothing/here")) == (404, "NOT_FOUND")

@@ -400,6 +400,8 @@ def test_a_fault_names_file_and_line() -> None:
         ("limits.turns = -1", "limits.turns must be 0 or more"),
         ("tools = 'bash'", "tools must be a list, not text"),
         ("tools = [1]", "tools[0] must be text, not a number"),
+        ("tools = ['bash', 'Read']", "there is no tool Read: did you mean read?"),
+        ("tools = ['fly']", "there is no tool fly: there are bash, read, write, edit, glob, grep, ask, set_status"),
         ("image = ''", "image must not be empty"),
         ("schedule = '" + "1," * 60 + "'", "schedule must have at most 100 characters"),
         ("params = []", "params must be a table, not a list"),
@@ -705,15 +707,36 @@ def test_the_folders_word_on_the_network_counts_before_ours_and_the_callers(
 
 
 def test_known_features_that_nothing_carries_out_are_warnings() -> None:
-    assert [str(warning) for warning in read("current", network="open").warnings] == [
+    assert [str(warning) for warning in read("current", network="gateway").warnings] == [
         "Dockerfile: is not yet built: name an image in the agents' settings",
         "agents/dev/Dockerfile: is not yet built: name an image in the agent's settings",
         "agents/dev/config.toml:2: credentials: accepted, but not yet carried out",
+        "agents/dev/config.toml:3: no provider of its models (openai) can be asked yet: its runs will fail",
+        "agents/dev/config.toml:6: maxWorkQueueSize: accepted, but not yet carried out",
+        "agents/fixer/config.toml:1: no provider of its models (openai) can be asked yet: its runs will fail",
         "agents/fixer/config.toml:3: hooks: accepted, but not yet carried out",
         "agents/fixer/config.toml:10: runtime: accepted, but not yet carried out",
+        "agents/night/config.toml:2: no provider of its models (openai) can be asked yet: its runs will fail",
+        "agents/script/config.toml:1: kind command is not yet carried out: the agent's runs will fail",
         "config.toml:3: historyRetentionDays: accepted, but not yet carried out",
         "config.toml:24: webhooks from twitter are not yet received",
     ]
+
+
+@pytest.mark.parametrize("network", ["open", "allowlist"])
+def test_a_network_that_cannot_be_had_yet_is_a_warning_whoever_asks_for_it(network: str) -> None:
+    told = f"network {network} cannot be had yet: the agent's runs will fail"
+
+    asked = parse(make_files(), project="p", network=network).warnings
+    assert [str(warning) for warning in asked] == [f"agents/dev/config.toml: {told}"]
+    assert warnings(make_files(f"network = '{network}'")) == [f"agents/dev/config.toml:1: {told}"]
+
+
+def test_an_agent_whose_second_model_can_be_asked_is_no_warning() -> None:
+    project = "[models.a]\nprovider='openai'\nmodel='x'\n[models.b]\nprovider='anthropic'\nmodel='y'\n"
+
+    assert warnings(make_files("models = ['a', 'b']", project=project)) == []
+    assert "no provider of its models (openai)" in str(warnings(make_files("models = ['a']", project=project)))
 
 
 def test_features_of_a_whole_project_are_warnings() -> None:

@@ -247,6 +247,35 @@ def test_a_missing_image_is_named(engine: Engine, name: str) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize("ended_by", ["kill", "rm -f", "restart -t 0"])
+def test_a_container_that_dies_under_its_follower_is_gone(docker: DockerEngine, ended_by: str) -> None:
+    """Its stream ends before the engine knows of it: that moment must not pass for a command without a reason."""
+    name = f"agentfleet-test-{new_id('box')}"
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(docker.remove_workspace, name)
+        cleanup.callback(docker.remove, name)
+        following = docker.exec(docker.start(Spec(name=name, image=IMAGE)), sh("echo up; sleep 60"))
+        assert following.read(10) == b"up\n"
+        killer = subprocess.Popen(["docker", *ended_by.split(), name], stdout=subprocess.DEVNULL)
+        with pytest.raises(SandboxGone):
+            whole(following)
+        assert killer.wait(30) == 0
+
+
+@pytest.mark.engine
+def test_a_keeper_that_is_killed_is_a_lost_command(docker: DockerEngine) -> None:
+    name = f"agentfleet-test-{new_id('box')}"
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(docker.remove_workspace, name)
+        cleanup.callback(docker.remove, name)
+        box = docker.start(Spec(name=name, image=IMAGE))
+        following = docker.exec(box, sh("echo up; sleep 60"))
+        assert following.read(10) == b"up\n"
+        whole(docker.exec(box, sh("pkill -KILL -f 'keeper.sh run 1-0'", call="2-0")))
+        assert whole(following)[1].ending == Ending.LOST
+
+
+@pytest.mark.engine
 def test_docker_refuses_a_policy_it_cannot_carry_out(docker: DockerEngine) -> None:
     with pytest.raises(Refused, match="allowlist"):
         docker.start(Spec(name="agentfleet-test-refused", image=IMAGE, network="allowlist"))

@@ -38,10 +38,14 @@ class Changes:
 def apply(workspace: Workspace, project: ProjectSpec) -> Changes:
     """Idempotent. Agents missing from the folder are deactivated, never deleted; other projects' are not touched.
 
+    A project's `scale` caps its workspace: the last project that names one decides.
+
     Raises NameTaken, and then nothing is applied.
     """
     Workspace.objects.select_for_update(no_key=True).get(pk=workspace.pk)
     refuse_taken_names(workspace, project)
+    if project.scale is not None:
+        Workspace.objects.filter(pk=workspace.pk).update(scale=project.scale)
     changes = Changes()
     sources = {spec.name: apply_source(workspace, project.name, spec, changes) for spec in project.sources}
     for spec in project.agents:

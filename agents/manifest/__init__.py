@@ -27,7 +27,7 @@ from agents.manifest.written import (
     read_agent,
     read_project,
 )
-from agents.spec import AgentSpec, Limits, ModelSpec, Network, ProjectSpec, SourceSpec, WebhookSpec
+from agents.spec import AgentSpec, Limits, ModelSpec, Network, ProjectSpec, SourceSpec, ToolName, WebhookSpec
 
 __all__ = ["Fault", "Faulty", "Reading", "left_behind", "parse", "read_folder"]
 
@@ -59,7 +59,7 @@ def parse(files: Mapping[str, bytes], *, project: str, network: str | None = Non
         raise Faulty(faults)
     warnings = list(checks.project_warnings(whole, files))
     for agent in agents:
-        warnings += checks.agent_warnings(agent, whole)
+        warnings += checks.agent_warnings(agent, whole, network=network)
     return Reading(_project_spec(whole, agents, name=project, network=network), in_order(warnings))
 
 
@@ -100,7 +100,7 @@ def _agent_spec(agent: Agent, project: Project, *, network: str | None) -> Agent
         image=_first(table.image, project.table.local.image, otherwise=None),
         sandbox=table.sandbox,
         network=_network(agent, project, network=network),
-        tools=None if table.tools is None else tuple(table.tools),
+        tools=None if table.tools is None else tuple(name for name in get_args(ToolName) if name in table.tools),
         task_enabled=table.task.enabled,
         max_work_queue=_first(table.max_work_queue, project.table.queue_size, otherwise=None),
         preflight=tuple(_plain(step.model_dump()) for step in table.preflight),

@@ -13,7 +13,7 @@ from agents import schedule, storable
 from agents.manifest import keys
 from agents.manifest.lines import Place
 from agents.manifest.written import Agent, Fault, Project, agent_folders, defining
-from agents.spec import Network
+from agents.spec import Network, ToolName
 
 PATH_LENGTH = 500
 
@@ -69,6 +69,7 @@ def agent_faults(agent: Agent, project: Project, *, network: str | None) -> Iter
     yield from _model_faults(agent, project)
     yield from _schedule_faults(agent)
     yield from _credential_faults(agent)
+    yield from _tool_faults(agent)
     yield from _json_faults(agent)
     yield from _whole_faults(agent, project, network=network)
     for index, entry in enumerate(agent.table.webhooks):
@@ -106,6 +107,14 @@ def _credential_faults(agent: Agent) -> Iterator[Fault]:
         if not _credential.fullmatch(keys.trimmed(reference)):
             message = f"{reference!r} is no credential: write type or type:instance, as in github_token:bot"
             yield agent.settings.fault(("credentials", index), message)
+
+
+def _tool_faults(agent: Agent) -> Iterator[Fault]:
+    known = get_args(ToolName)
+    for index, name in enumerate(agent.table.tools or ()):
+        if name not in known:
+            there_are = keys.question(name, known) or f": there are {', '.join(known)}"
+            yield agent.settings.fault(("tools", index), f"there is no tool {name}{there_are}")
 
 
 def _json_faults(agent: Agent) -> Iterator[Fault]:
@@ -162,7 +171,7 @@ def _is_filter(value: Any) -> bool:
 
 def project_warnings(project: Project, files: Iterable[str]) -> Iterator[Fault]:
     document = project.document
-    for key in document.data.keys() & keys.LATER_IN_PROJECT:
+    for key in document.data.keys() & (keys.LATER_IN_PROJECT | keys.LATER_QUEUE_SIZES):
         yield document.fault((key,), _not_yet(key))
     for key in document.data.get("local", {}).keys() & keys.LATER_IN_LOCAL:
         yield document.fault(("local", key), _not_yet(f"local.{key}"))
@@ -179,8 +188,9 @@ def project_warnings(project: Project, files: Iterable[str]) -> Iterator[Fault]:
             yield Fault(folder, None, "holds neither SKILL.md nor agent-config.toml, so it is no agent")
 
 
-def agent_warnings(agent: Agent, project: Project) -> Iterator[Fault]:
+def agent_warnings(agent: Agent, project: Project, *, network: str | None) -> Iterator[Fault]:
     settings = agent.settings
+    yield from _run_warnings(agent, project, network=network)
     for key in settings.data.keys() & keys.LATER_IN_AGENT:
         if agent.says(key):
             yield settings.fault((key,), _not_yet(key))
@@ -195,6 +205,22 @@ def agent_warnings(agent: Agent, project: Project) -> Iterator[Fault]:
         for place, message in _entry_warnings(entry, provider):
             yield settings.fault(("webhooks", index, *place), message)
     yield from _file_warnings(agent)
+
+
+def _run_warnings(agent: Agent, project: Project, *, network: str | None) -> Iterator[Fault]:
+    """What lets `apply` pass and every run fail."""
+    settings, wanted = agent.settings, agent.network(project) or network
+    if wanted in keys.LATER_NETWORKS:
+        yield settings.fault(("network",), f"network {wanted} cannot be had yet: the agent's runs will fail")
+    if agent.table.kind == "command":
+        yield settings.fault(("kind",), "kind command is not yet carried out: the agent's runs will fail")
+    own = [agent.table.model] if agent.table.model else []
+    named = [project.table.models[name] for name in agent.table.models]
+    models = own or named or [model for model in [project.table.model] if model]
+    providers = {model.provider for model in models}
+    if agent.table.kind == "model" and providers and not providers & keys.PROVIDERS:
+        names = ", ".join(sorted(providers))
+        yield settings.fault(("models",), f"no provider of its models ({names}) can be asked yet: its runs will fail")
 
 
 def _entry_warnings(entry: Mapping[str, Any], provider: str) -> Iterator[keys.Misfit]:

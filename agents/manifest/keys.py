@@ -23,7 +23,7 @@ Misfit = tuple[Place, str]
 OUR_KEYS = frozenset({"kind", "timezone", "network", "tools", "priority", "image", "sandbox", "task", "limits"})
 
 # Features of the seed that are known and that nothing here carries out yet; the second sets are not even looked into.
-LATER_IN_AGENT = frozenset({"credentials", "hooks", "preflight", "runtime", "feedback", "harness"})
+LATER_IN_AGENT = frozenset({"credentials", "hooks", "maxWorkQueueSize", "preflight", "runtime", "feedback", "harness"})
 LOOSE_IN_AGENT = frozenset({"runtime", "feedback", "harness"})
 LATER_IN_PROJECT = LOOSE_IN_PROJECT = frozenset(
     {
@@ -33,6 +33,9 @@ LATER_IN_PROJECT = LOOSE_IN_PROJECT = frozenset(
     }
 )
 LATER_IN_LOCAL = frozenset({"enabled", "cpus", "memory"})
+LATER_QUEUE_SIZES = frozenset({"workQueueSize", "webhookQueueSize"})
+LATER_NETWORKS = frozenset({"allowlist", "open"})
+PROVIDERS = frozenset({"anthropic", "scripted"})  # those that can be asked
 
 FILTERS: Mapping[str, frozenset[str]] = {
     "github": frozenset(

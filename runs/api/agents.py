@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from django.db.models import Count, Q
+from django.db.models import Count
 from drf_spectacular.utils import extend_schema, inline_serializer
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -16,7 +17,7 @@ from agents.models import Agent, Priority
 from runs import events, queue
 from runs.api.auth import workspace_of
 from runs.api.tasks import ERROR, agent_or_404
-from runs.models import Status
+from runs.models import Run, Status
 
 
 class AgentRecord(serializers.ModelSerializer[Agent]):
@@ -38,10 +39,10 @@ class AgentRecord(serializers.ModelSerializer[Agent]):
         return Priority(agent.priority).word
 
     def get_running(self, agent: Agent) -> int:
-        return int(getattr(agent, "slots_in_use", 0))
+        return int(self.context["running"].get(agent.pk, 0))
 
     def get_pending(self, agent: Agent) -> int:
-        return int(getattr(agent, "in_line", 0))
+        return int(self.context["pending"].get(agent.pk, 0))
 
     def get_models(self, agent: Agent) -> list[str]:
         return [f"{model.provider}:{model.model}" for model in agent.spec.models]
@@ -58,11 +59,7 @@ class Agents(APIView):
     def get(self, request: Request) -> Response:
         """All agents of the workspace, with what they are doing."""
         rows = Agent.objects.filter(workspace=workspace_of(request)).select_related("version")
-        rows = rows.annotate(
-            slots_in_use=Count("runs", filter=Q(runs__has_slot=True)),
-            in_line=Count("runs", filter=Q(runs__status=Status.PENDING)),
-        )
-        return Response({"agents": AgentRecord(rows.order_by("name"), many=True).data})
+        return Response({"agents": records(rows.order_by("name"))})
 
 
 class AgentDetail(APIView):
@@ -70,7 +67,7 @@ class AgentDetail(APIView):
     def get(self, request: Request, name: str) -> Response:
         """One agent, with its definition."""
         agent = agent_or_404(request, name)
-        return Response({"agent": {**AgentRecord(agent).data, "spec": agent.spec.dump()}})
+        return Response({"agent": {**records([agent])[0], "spec": agent.spec.dump()}})
 
 
 class AgentPause(APIView):
@@ -91,5 +88,15 @@ def paused(request: Request, name: str, *, pause: bool) -> Response:
     agent = agent_or_404(request, name)
     queue.pause(agent) if pause else queue.resume(agent)
     agent.refresh_from_db()
-    record: dict[str, Any] = AgentRecord(agent).data
-    return Response({"agent": record})
+    return Response({"agent": records([agent])[0]})
+
+
+def records(agents: Iterable[Agent]) -> list[dict[str, Any]]:
+    """Agents with what they are doing. Counted by two indexes that hold live runs only, however many have ended."""
+    agents = list(agents)
+    mine = Run.objects.filter(agent__in=agents).order_by().values_list("agent_id")
+    doing = {
+        "running": dict(mine.filter(has_slot=True).annotate(Count("pk"))),
+        "pending": dict(mine.filter(status=Status.PENDING).annotate(Count("pk"))),
+    }
+    return [dict(record) for record in AgentRecord(agents, many=True, context=doing).data]

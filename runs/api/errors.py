@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from django.http import Http404
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.views.defaults import page_not_found
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 
@@ -36,6 +37,13 @@ class ApiError(exceptions.APIException):
 
 def body(code: str, message: str, details: Any = None) -> dict[str, Any]:
     return {"error": {"code": code, "message": message, **({} if details is None else {"details": details})}}
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Django's handler404: programs get the one shape too, where they asked for a path that is none."""
+    if request.path.startswith("/api/"):
+        return JsonResponse(body("NOT_FOUND", "there is nothing here"), status=404)
+    return page_not_found(request, exception)
 
 
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:

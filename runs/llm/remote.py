@@ -154,6 +154,8 @@ def _model(request: Request) -> Model:
     provider = request.model.provider
     if provider != "anthropic":
         raise ModelError(f"provider {provider} is not supported yet", code="PROVIDER_UNKNOWN")
+    if request.model.auth_type != "api_key":
+        raise ModelError(f"{provider} with {request.model.auth_type} is not supported yet", code="PROVIDER_UNKNOWN")
     access = keys.access(provider)
     if access is None:
         raise ModelError(f"there is no key for {provider}", code="CREDENTIAL_MISSING")

@@ -46,6 +46,7 @@ KEEPER = Path(__file__).with_name("keeper.sh").read_text()
 BOOT = Path(__file__).with_name("boot.sh").read_text()
 LABEL = "agentfleet"
 READY = "agentfleet.ready"  # on images whose /workspace already belongs to the sandbox's user
+DIES_WITHIN = 1.0  # seconds from the end of a container's streams to the engine's knowing of it
 VERIFY_FOR = 30.0  # seconds to wait for a removal to be true
 
 # Nothing is mounted over an image's own files. `noexec` where nothing of the agent's ever lies.
@@ -272,8 +273,14 @@ class DockerFollowing(Following):
         self._raw.close()
         if self._closed or self._said:
             return
-        if self._engine.find(self._sandbox.name) != self._sandbox:
-            raise SandboxGone(f"container {self._sandbox.name} was started anew")
+        # The stream of a dying container ends some milliseconds before the engine says that it has died.
+        end = time.monotonic() + DIES_WITHIN
+        while self._engine.find(self._sandbox.name) == self._sandbox:
+            if time.monotonic() > end:
+                self._said = b"lost"  # the container stands: only the keeper was killed
+                return
+            time.sleep(0.02)
+        raise SandboxGone(f"container {self._sandbox.name} was started anew")
 
 
 @contextlib.contextmanager

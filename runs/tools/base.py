@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -75,7 +76,7 @@ class Tool:
     run: Callable[[Any, Hands], Result]
     in_sandbox: bool = True
 
-    @property
+    @cached_property  # twenty times as long to make as to send
     def schema(self) -> ToolSchema:
         schema = self.arguments.model_json_schema()
         schema.pop("title", None)
