@@ -6,6 +6,7 @@ It ends when its standard input does: with whoever started it.
 
 from __future__ import annotations
 
+import os
 import queue
 import subprocess
 import sys
@@ -59,7 +60,8 @@ class Model:
 
 def told(asked: Asked) -> Reply:
     if asked.turn == 0:
-        print(asked.at, flush=True)
+        # One write a line: plans are asked from several threads, and `print` writes its newline apart.
+        os.write(sys.stdout.fileno(), f"{asked.at}\n".encode())
     return two_turns(asked)
 
 

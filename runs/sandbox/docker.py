@@ -328,9 +328,14 @@ def run_flags(spec: Spec, host_id: str) -> list[str]:
     ]
     flags += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges:true", "--network", "none"]
     flags += ["--pids-limit", str(spec.pids), "--memory", spec.memory, "--cpus", str(spec.cpus)]
-    flags += ["--cpu-shares", "256", "--oom-score-adj", "500"]
+    flags += ["--cpu-shares", "256", "--oom-score-adj", "500", "--log-driver", "none"]
+    if settings.SANDBOX_RUNTIME:
+        flags += ["--runtime", settings.SANDBOX_RUNTIME]
+    if settings.EXTRA_CA_FILE:
+        flags += ["--mount", f"type=bind,source={settings.EXTRA_CA_FILE},target={EXTRA_CA},readonly"]
     flags += [f"--tmpfs={path}:{options}" for path, options in TMPFS.items()]
-    flags += ["--mount", f"type=volume,source={workspace(spec.name)},target=/workspace"]
+    volume = [f"volume-label={key}={value}" for key, value in labels.items()]
+    flags += ["--mount", ",".join([f"type=volume,source={workspace(spec.name)},target=/workspace", *volume])]
     flags += [f"--label={key}={value}" for key, value in labels.items()]
     return [*flags, *(f"--env={key}={value}" for key, value in _environment(spec).items())]
 
