@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,16 @@ app = typer.Typer(help="Run LLM agents unattended, in sandboxes.", no_args_is_he
 
 Home = Annotated[Path | None, typer.Option("--home", help="Default: $AGENTFLEET_HOME, else ~/.agentfleet.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's answer as it is.")]
+
+
+def name(value: str) -> str:
+    """An id or a name as part of a path, where a slash would ask for something else."""
+    if not re.fullmatch(r"[\w-]+", value):
+        raise typer.BadParameter("letters, digits, dashes and underscores")
+    return value
+
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", callback=name)]
 
 
 def main() -> None:
@@ -119,7 +130,7 @@ def apply(
 
 @app.command()
 def run(
-    agent: str,
+    agent: Annotated[str, typer.Argument(callback=name)],
     prompt: Annotated[str, typer.Argument(help="A task in words; without it the agent looks for work.")] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show what happens until it is over.")] = False,
     as_json: AsJson = False,
@@ -151,7 +162,7 @@ def ps(
 
 @app.command()
 def logs(
-    run_id: Annotated[str, typer.Argument(metavar="RUN")],
+    run_id: RunId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay until it is over.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -168,14 +179,14 @@ def logs(
 
 
 @app.command()
-def cancel(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
+def cancel(run_id: RunId) -> None:
     """Stop a run."""
     Client.here().call("POST", f"tasks/{run_id}/cancel")
     print(f"{run_id} is being canceled")
 
 
 @app.command()
-def respond(run_id: Annotated[str, typer.Argument(metavar="RUN")], message: str) -> None:
+def respond(run_id: RunId, message: str) -> None:
     """Answer a run that waits for input."""
     Client.here().call("POST", f"tasks/{run_id}/respond", {"message": message})
     print(f"{run_id} goes on")
@@ -191,6 +202,7 @@ def login() -> None:
 @app.command(hidden=True)
 def web() -> None:
     """The web process alone, for fleets."""
+    home.ensure(home.path())
     from agentfleet.web import serve  # noqa: PLC0415 - each role loads its own
 
     serve()
@@ -199,6 +211,7 @@ def web() -> None:
 @app.command(hidden=True)
 def worker() -> None:
     """One worker process alone, for fleets."""
+    home.ensure(home.path())
     from agentfleet.celery import work  # noqa: PLC0415
 
     work()
@@ -207,6 +220,7 @@ def worker() -> None:
 @app.command(hidden=True)
 def beat() -> None:
     """The schedules' clock alone, one per fleet."""
+    home.ensure(home.path())
     from agentfleet.celery import keep_time  # noqa: PLC0415
 
     keep_time()
@@ -229,5 +243,5 @@ def watch(client: Client, run_id: str, *, as_json: bool = False) -> None:
         print(json.dumps(event), flush=True) if as_json else show.event(event)
     task: dict[str, Any] = client.call("GET", f"tasks/{run_id}")["task"]
     if not as_json:
-        show.outcome(task)
+        show.fault(task)
     raise SystemExit(0 if task["status"] == "finished" else 1)

@@ -91,8 +91,7 @@ def words(kind: str, data: dict[str, Any]) -> list[tuple[str, str]]:
     return [(kind, "dim"), (f"  {details}" if details else "", "dim")]
 
 
-def outcome(task: dict[str, Any]) -> None:
-    if task["status"] == "finished":
-        console.print(Text(task["output"] or "", "bold"))
-    elif task["error"]:
+def fault(task: dict[str, Any]) -> None:
+    """Why a run failed, in full; an answer was shown when it was given."""
+    if task["error"]:
         console.print(Text(f"{task['error']['code']}: {task['error']['message']}", "bold red"))

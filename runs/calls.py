@@ -73,10 +73,8 @@ def run_call(step: Step, call: ToolCall) -> None:
     except Again:
         step.release()
         return
-    except CallLost:
-        lose(step, call)
-        return
-    except SandboxGone:
+    except (CallLost, SandboxGone):
+        # Also where only the records are lost: without them no command starts there again.
         lose(step, call, sandbox_too=True)
         return
     store_result(step, call, result, *hands.unstored, offset=hands.offset)

@@ -70,6 +70,17 @@ class Box:
                 os.kill(pid, signal.SIGCONT)
         self._close_client()
         up.down(self.home)
+        self._remove_sandboxes()
+
+    def _remove_sandboxes(self) -> None:
+        """Those of runs that would go on at the next `up`: there is none."""
+        host_id = self.home / "host_id"
+        if not host_id.exists():
+            return
+        containers, volumes = labelled(f"agentfleet.host={host_id.read_text().strip()}")
+        for removal, names in ((["docker", "rm", "-f"], containers), (["docker", "volume", "rm", "-f"], volumes)):
+            if names:
+                subprocess.run([*removal, *names], capture_output=True, check=True)
 
     def up(self) -> None:
         words = ["up", "--host", self.host, "--port", "0", "--detach", *([] if self.restart else ["--no-restart"])]
@@ -193,7 +204,17 @@ def kill(pid: int) -> None:
 
 def standing(run_id: str) -> list[str]:
     """The containers and volumes of a run that the engine has."""
-    label = f"label=agentfleet.run={run_id}"
+    containers, volumes = labelled(f"agentfleet.run={run_id}")
+    return [*containers, *volumes]
+
+
+def labelled(label: str) -> tuple[list[str], list[str]]:
+    """The ids of all containers, and the names of all volumes, with that label."""
     lists = (["docker", "ps", "-aq"], ["docker", "volume", "ls", "-q"])
-    asked = [subprocess.run([*list_, "--filter", label], capture_output=True, text=True, check=True) for list_ in lists]
-    return [name for done in asked for name in done.stdout.split()]
+    containers, volumes = (
+        subprocess.run(
+            [*words, "--filter", f"label={label}"], capture_output=True, text=True, check=True
+        ).stdout.split()
+        for words in lists
+    )
+    return containers, volumes

@@ -113,6 +113,8 @@ def test_a_task_is_accepted_at_once(api: Api) -> None:
         {},
         {"input": ""},
         {"input": None},
+        {"input": 5},
+        {"input": "x", "tags": [5]},
         {"input": 5, "priority": "urgent"},
         {"input": "x", "priority": "urgent"},
         {"input": "x", "tags": "audit"},

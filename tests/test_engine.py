@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 
 from agents import clock
 from agents.models import Agent, AgentFile, AgentVersion
-from runs import events, hands, leases, lifecycle, queue
+from runs import events, hands, leases, lifecycle, queue, transcript
 from runs.calls import LOST
 from runs.engine import GO_ON
 from runs.halt import Why
@@ -424,12 +425,15 @@ def test_a_command_whose_sandbox_goes_is_lost_and_never_started_again(worker: Dr
     assert types(run).count("sandbox.ready") == 2
 
 
-def test_a_command_whose_records_are_wiped_is_lost(worker: DrivenWorker) -> None:
-    wipe = 'rm -rf "$AGENTFLEET_RECORDS"/*'
-    run = worker.drive(submit(make_agent(turns=[{"tools": [bash(f"echo ran >>ran; {wipe}")]}, {"text": "done"}])))
+def test_a_command_whose_records_are_wiped_is_lost_and_the_next_has_a_new_sandbox(worker: DrivenWorker) -> None:
+    wipe = 'echo ran >>ran; rm -rf "$AGENTFLEET_RECORDS"/*'
+    turns = [{"tools": [bash(wipe), bash("cat ran")]}, {"text": "done"}]
+    run = worker.drive(submit(make_agent(turns=turns)))
     assert run.status == "finished"
-    assert told(run) == [(LOST, True)]
-    assert ToolCall.objects.get().state == CallState.LOST
+    assert told(run) == [(LOST, True), ("ran\n", False)]
+    assert [call.state for call in ToolCall.objects.order_by("pk")] == [CallState.LOST, CallState.DONE]
+    assert types(run).count("sandbox.lost") == 1
+    assert worker.engine.names() == []
 
 
 def test_a_sandbox_that_is_lost_again_and_again_fails_the_run(worker: DrivenWorker, points: Points) -> None:
@@ -801,6 +805,74 @@ def test_a_request_whose_answer_was_never_stored_is_counted_and_said(
     assert (run.input_tokens, run.output_tokens, run.estimated_tokens) == (100 + estimate, 10, estimate)
     assert data(run, "model.lost") == [{"estimatedTokens": estimate}]
     assert run.open_request_tokens is None
+
+
+@pytest.mark.parametrize("broken_off", [1, 2])
+def test_requests_that_broke_off_before_an_answer_or_a_refusal_are_counted_too(
+    worker: DrivenWorker, model: PlayedModel, driven_clock: DrivenClock, broken_off: int
+) -> None:
+    answer = said("done")
+    answer["lost_requests"] = broken_off
+    model.answers = [ModelUnavailable("broke off", lost_requests=broken_off), answer]
+    run = worker.drive(submit(make_agent()))
+    estimate = transcript.estimated_tokens(model.asked[0].messages)
+    assert (run.status, run.estimated_tokens) == ("waiting", broken_off * estimate)
+    driven_clock.forward(6)
+    worker.sweep()
+    run = worker.drive(run)
+    assert (run.status, run.input_tokens, run.estimated_tokens) == (
+        "finished",
+        100 + 2 * broken_off * estimate,
+        2 * broken_off * estimate,
+    )
+    assert data(run, "model.lost") == [{"estimatedTokens": broken_off * estimate}] * 2
+
+
+def remove_sandbox(worker: DrivenWorker, run: Run) -> None:
+    worker.fake.remove(Attempt.objects.get(run=run).sandbox_name)
+
+
+def start_it_anew(worker: DrivenWorker, run: Run) -> None:
+    name = Attempt.objects.get(run=run).sandbox_name
+    spec = worker.fake.specs[name]
+    worker.fake.remove(name)
+    worker.fake.start(spec)
+
+
+def wipe_records(worker: DrivenWorker, run: Run) -> None:
+    records = worker.fake._home(Attempt.objects.get(run=run).sandbox_name) / "run"
+    for record in records.iterdir():
+        shutil.rmtree(record) if record.is_dir() else record.unlink()
+
+
+@pytest.mark.parametrize("write", ["tool.start 1", "output 1"])
+@pytest.mark.parametrize("lose", [remove_sandbox, start_it_anew, wipe_records])
+def test_a_command_that_was_under_way_when_both_were_lost_is_not_started_again(
+    worker: DrivenWorker,
+    points: Points,
+    driven_clock: DrivenClock,
+    write: str,
+    lose: Callable[[DrivenWorker, Run], None],
+) -> None:
+    """Worker and sandbox: nobody can tell how far it came, also where it may not have begun."""
+    turns = [
+        {"tools": [bash(GATED)]},
+        {"expect": ["It may have had effects"], "tools": [bash("echo on")]},
+        {"text": "done"},
+    ]
+    run = submit(make_agent(turns=turns))
+    points.after(write, kill)
+    with pytest.raises(Killed):
+        worker.drive(run)
+    asked = len(worker.fake.commands)
+    lose(worker, run)
+    run = successor(worker, driven_clock).drive(run)
+    assert (run.status, run.output) == ("finished", "done")
+    assert told(run) == [(LOST, True), ("on\n", False)]
+    # Asked about at most, in a sandbox whose records say that it must not begin.
+    assert [command.call_id for command in worker.fake.commands[asked:]].count("1-0.0") == (lose is wipe_records)
+    assert data(run, "tool.end")[0]["lost"]
+    assert printed(run) == ("one\non\n" if write == "output 1" else "on\n")
 
 
 def test_a_run_that_kills_every_worker_fails(worker: DrivenWorker, points: Points, driven_clock: DrivenClock) -> None:

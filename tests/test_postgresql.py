@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
@@ -15,7 +16,7 @@ from agents import clock
 from agents.models import Agent
 from agents.redaction import NOTHING_SECRET
 from runs import events, leases, lifecycle
-from runs.models import Attempt, Host, Run
+from runs.models import Host, Run
 from tests.conftest import PATIENCE, DrivenWorker, PlayedModel, meanwhile, until
 from tests.making import bash, make_agent, make_workspace, said, submit
 
@@ -47,12 +48,12 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
-def at(threads: ThreadPoolExecutor, what: Callable[..., Any], *args: Any) -> Future[Any]:
+def at(threads: ThreadPoolExecutor, what: Callable[..., Any], *args: Any, **keywords: Any) -> Future[Any]:
     """On a thread of its own, which gives its connection back."""
 
     def do() -> Any:
         try:
-            return what(*args)
+            return what(*args, **keywords)
         finally:
             connection.close()
 
@@ -76,14 +77,16 @@ def test_a_hundred_steps_that_wait_for_a_model_leave_connections_for_others(
     agent = make_agent(scale=100, tools=["set_status"])
     runs = [submit(agent) for _ in range(100)]
     steps = [at(threads, worker.look_for_work, agent.pk) for _ in runs]
-    until(lambda: len(model.asked) == 100)
-    # All of them wait now, and whoever asks gets an answer at once.
-    connection.close()
-    assert connections_in_use() <= POOL
-    counted = [at(threads, Run.objects.filter(lease_owner=worker.owner).count) for _ in range(POOL)]
-    assert [count.result(PATIENCE) for count in counted] == [100] * POOL
-    for answer in answers:
-        answer.set_result(said("done"))
+    try:
+        until(lambda: len(model.asked) == 100)
+        # All of them wait now, and whoever asks gets an answer at once.
+        connection.close()
+        assert connections_in_use() <= POOL
+        counted = [at(threads, Run.objects.filter(lease_owner=worker.owner).count) for _ in range(POOL)]
+        assert [count.result(PATIENCE) for count in counted] == [100] * POOL
+    finally:
+        for answer in answers:
+            answer.set_result(said("done"))
     for step in steps:
         step.result(PATIENCE)
     assert Run.objects.filter(status="finished").count() == 100
@@ -99,12 +102,14 @@ def test_steps_that_follow_a_command_leave_connections_for_others(
         worker.look_for_work(agent.pk)
     worker.rung.bells.clear()
     steps = [at(threads, worker.look, run.pk) for run in runs]
-    until(lambda: len(worker.fake.commands) == len(runs))
-    connection.close()
-    counted = [at(threads, Run.objects.filter(lease_owner=worker.owner).count) for _ in range(POOL)]
-    assert [count.result(PATIENCE) for count in counted] == [len(runs)] * POOL
-    for attempt in Attempt.objects.all():
-        (worker.fake._workspace(attempt.sandbox_name) / "go").touch()
+    try:
+        until(lambda: len(worker.fake.commands) == len(runs))
+        connection.close()
+        counted = [at(threads, Run.objects.filter(lease_owner=worker.owner).count) for _ in range(POOL)]
+        assert [count.result(PATIENCE) for count in counted] == [len(runs)] * POOL
+    finally:
+        for run in runs:
+            (worker.fake._workspace(f"agentfleet-{run.pk}-1") / "go").touch()
     for step in steps:
         step.result(PATIENCE)
     for run in runs:
@@ -210,28 +215,35 @@ def test_a_step_under_way_does_not_keep_claims_out(host: Host, threads: ThreadPo
 
 
 def test_claims_for_many_agents_at_once_keep_every_cap_and_never_deadlock(
-    host: Host, threads: ThreadPoolExecutor
+    host: Host, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    free_slots = lifecycle._free_slots
+
+    def slowly(agent: Agent) -> bool:
+        """Room for others between the count and what is made of it."""
+        free = free_slots(agent)
+        time.sleep(0.02)
+        return free
+
+    monkeypatch.setattr(lifecycle, "_free_slots", slowly)
     make_workspace(scale=7)
     agents = [make_agent(name, scale=3) for name in ("a", "b", "c", "d")]
     for agent in agents:
         for _ in range(6):
             submit(agent)
-    most: list[int] = []
 
-    def claim_and_finish(number: int) -> None:
-        lease = claim(agents[number % 4])
-        if lease is None:
-            return
-        in_use = [Run.objects.filter(has_slot=True, agent=agent).count() for agent in agents]
-        assert max(in_use) <= 3
-        most.append(Run.objects.filter(has_slot=True).count())
-        lifecycle.finish(lease, "done", redactor=NOTHING_SECRET)
+    def claims(count: int) -> list[Future[Any]]:
+        return [at(threads, claim, agents[number % 4]) for number in range(count)]
 
-    for done in [at(threads, claim_and_finish, number) for number in range(60)]:
+    leased = [lease for done in claims(24) if (lease := done.result(PATIENCE)) is not None]
+    assert len(leased) == Run.objects.filter(has_slot=True).count() == 7
+    assert max(Run.objects.filter(has_slot=True, agent=agent).count() for agent in agents) <= 3
+    # Ends and claims together: they take the same rows.
+    ends = [at(threads, lifecycle.finish, lease, "done", redactor=NOTHING_SECRET) for lease in leased]
+    for done in [*claims(24), *ends]:
         done.result(PATIENCE)
-    assert 0 < max(most) <= 7
-    assert Run.objects.filter(has_slot=True).count() == 0
+    assert Run.objects.filter(has_slot=True).count() <= 7
+    assert Run.objects.filter(status="finished").count() == 7
 
 
 def test_cancels_claims_and_finishes_at_once_leave_every_run_with_one_end(

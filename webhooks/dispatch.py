@@ -55,7 +55,7 @@ def dispatch(received: Received, event: Event) -> Outcome:
     """The delivery, and a pending run for every trigger that matches."""
     if (first := started_before(received, event)) is not None:
         repeat = keep(received, event, duplicate_of=first, reason="the same signed body has started its runs already")
-        started = Run.objects.filter(caused_by=first.pk).values_list("pk", flat=True)
+        started = Run.objects.filter(caused_by=first.pk).order_by("pk").values_list("pk", flat=True)
         return Outcome(repeat, list(started), duplicate=True)
     delivery = keep(received, event)
     runs: list[str] = []

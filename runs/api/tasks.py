@@ -33,21 +33,30 @@ class Strict(serializers.Serializer[Any]):
         return super().to_internal_value(data)
 
 
+class Text(serializers.CharField):
+    """Text and nothing else: the framework's own field makes text of numbers, and "inf" of 7e999."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
 class NewTask(Strict):
-    input = serializers.CharField(max_length=LARGEST_INPUT)
+    input = Text(max_length=LARGEST_INPUT)
     priority = serializers.ChoiceField(["high", "normal", "low"], required=False)
-    tags = serializers.ListField(child=serializers.CharField(max_length=100), max_length=50, required=False)
+    tags = serializers.ListField(child=Text(max_length=100), max_length=50, required=False)
     maxIterations = serializers.IntegerField(min_value=0, max_value=10_000, required=False)  # noqa: N815
     maxDurationSeconds = serializers.IntegerField(min_value=0, max_value=31_536_000, required=False)  # noqa: N815
     tokenBudget = serializers.IntegerField(min_value=0, max_value=2_000_000_000, required=False)  # noqa: N815
 
 
 class NewRun(NewTask):
-    input = serializers.CharField(max_length=LARGEST_INPUT, required=False, allow_blank=True, default="")
+    input = Text(max_length=LARGEST_INPUT, required=False, allow_blank=True, default="")
 
 
 class Answer(Strict):
-    message = serializers.CharField(max_length=LARGEST_INPUT)
+    message = Text(max_length=LARGEST_INPUT)
 
 
 class Task(serializers.ModelSerializer[Run]):
