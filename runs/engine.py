@@ -92,7 +92,7 @@ def take_turn(step: Step, messages: Sequence[Body], *, stored: int) -> None:
     box = step.start_sandbox(image) if image else None
     try:
         answer = await_answer(step, asked, box)
-        store_answer(step, answer, position=len(messages), last=box is None or box.done())
+        store_answer(step, answer, position=len(messages), last=box is None or step.known_sandbox is not None)
         if not step.released and box is not None:
             step.note_sandbox(box, release=True)
     finally:

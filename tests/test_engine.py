@@ -14,15 +14,17 @@ from typing import Any
 
 import pytest
 import yaml
+from django.db import connection
 
 from agents import clock
 from agents.models import Agent, AgentFile, AgentVersion
 from runs import events, hands, leases, lifecycle, queue, transcript
 from runs.calls import LOST
 from runs.engine import GO_ON
-from runs.halt import Why
+from runs.halt import Halt, Why
 from runs.llm import ModelError, ModelUnavailable
 from runs.models import Attempt, CallState, Event, Message, Run, SandboxState, ToolCall, WaitReason
+from runs.sandbox.base import Sandbox, Spec
 from runs.step import Step
 from runs.tools.base import RESULT_CHARACTERS
 from runs.worker import MACHINERY_WAITS
@@ -443,6 +445,48 @@ def test_a_sandbox_that_is_lost_again_and_again_fails_the_run(worker: DrivenWork
     run = worker.drive(run)
     assert error_of(run)[0] == "SANDBOX_LOST"
     assert told(run) == [(LOST, True)] * 4
+
+
+@pytest.mark.parametrize("quicker", ["model", "sandbox", "neither"])
+def test_an_eager_sandbox_is_started_once_whoever_is_quicker(
+    worker: DrivenWorker, model: PlayedModel, monkeypatch: pytest.MonkeyPatch, quicker: str
+) -> None:
+    answer, start = Future[Any](), worker.fake.start
+    model.answers = [answer, said("done")]
+
+    def answered() -> None:
+        answer.set_result(said("", bash("echo hi")))
+
+    def play(spec: Spec) -> Sandbox:
+        if quicker == "model":
+            answered()
+            until(ToolCall.objects.exists)
+            connection.close()
+        return start(spec)
+
+    def wait_first(halt: Halt, *futures: Future[Any]) -> None:
+        """Both are there before anybody looks."""
+        if answer in futures and quicker == "neither":
+            until(futures[-1].done)
+            answered()
+        plain(halt, *futures)
+
+    plain = Halt.wait_first
+    monkeypatch.setattr(worker.fake, "start", play)
+    monkeypatch.setattr(Halt, "wait_first", wait_first)
+    run = submit(make_agent())
+
+    def answered_last() -> None:
+        if quicker == "sandbox":
+            until(lambda: data(run, "sandbox.ready"))
+            answered()
+
+    with meanwhile(answered_last):
+        run = worker.drive(run)
+    assert (run.status, printed(run)) == ("finished", "hi\n")
+    seen = types(run)
+    assert (seen.count("sandbox.start"), seen.count("sandbox.ready")) == (1, 1)
+    assert seen.index("sandbox.ready") < seen.index("tool.start")
 
 
 def test_a_lazy_sandbox_starts_with_the_first_tool_that_needs_it(worker: DrivenWorker) -> None:

@@ -54,9 +54,10 @@ watch() {
 }
 
 # Print "out" from byte OFFSET until the process CHILD is gone and everything it wrote has been printed.
+# A shell with nothing else to do says "follow exec".
 follow() {
   if [ "$toolset" = gnu ]; then
-    tail -c +$((offset + 1)) -s 0.01 --pid="$child" -f "$d/out" 2>/dev/null
+    $1 tail -c +$((offset + 1)) -s 0.01 --pid="$child" -f "$d/out" 2>/dev/null
     return
   fi
   pause=0.02
@@ -92,7 +93,7 @@ start() {
   echo $child >"$d/child"
   watch >/dev/null 2>&1 &
   watcher=$!
-  follow &
+  follow exec &
   follower=$!
   wait $child 2>/dev/null
   code=$?

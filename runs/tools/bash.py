@@ -15,7 +15,8 @@ command=$1
 env=${AL_ENV_FILE:-/tmp/env.sh}
 [ -f "$env" ] && command=". '$env'
 $command"
-exec "$(command -v bash || command -v sh)" -c "$command"
+command -v bash >/dev/null && exec bash -c "$command"
+exec sh -c "$command"
 """
 
 
