@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from agents.ids import new_id
@@ -99,11 +100,11 @@ class FakeEngine(Engine):
     def remove(self, name: str) -> None:
         self._answer()
         home = self._home(name)
-        for file in [home / "boot", *home.glob("run/*/child")]:
-            with contextlib.suppress(OSError, ValueError):
-                os.killpg(int(file.read_text().split()[0]), signal.SIGKILL)
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(home)
+        for pid in self._processes(name):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        while home.exists():  # a keeper may still be writing down how its command ended
+            shutil.rmtree(home, ignore_errors=True)
 
     def remove_workspace(self, name: str) -> None:
         self._answer()
@@ -131,6 +132,14 @@ class FakeEngine(Engine):
             "AGENTFLEET_RECORDS": str(home / "run"),
             "AL_ENV_FILE": str(home / "tmp" / "env.sh"),
         }
+
+    def _processes(self, name: str) -> Iterator[int]:
+        """Everything that runs in the sandbox, also what has lost its records: known by the records' place."""
+        marked = f"AGENTFLEET_RECORDS={self._home(name) / 'run'}\0".encode()
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if marked in environment.read_bytes() + b"\0":
+                    yield int(environment.parent.name)
 
     def _keeper(
         self, sandbox: Sandbox, words: list[str], *, env: dict[str, str] | None = None, stdin: bytes = b""
@@ -160,18 +169,22 @@ class FakeFollowing(Following):
         self._sandbox = sandbox
         self._process = process
         self._closed = threading.Event()
+        self._pipes = threading.Lock()  # closed by nobody while somebody reads: the number may soon be another's
         self._said: list[str] = []
 
     def read(self, timeout: float) -> bytes | None:
         assert self._process.stdout is not None
         end = time.monotonic() + timeout
-        while not self._closed.is_set() and not self._process.stdout.closed:
-            if select.select([self._process.stdout], [], [], 0.02)[0]:
-                data = os.read(self._process.stdout.fileno(), 256 * 1024)
-                if not data:
-                    self._finish()
+        while not self._closed.is_set():
+            with self._pipes:
+                if self._process.stdout.closed:
                     return None
-                return data
+                if select.select([self._process.stdout], [], [], 0.02)[0]:
+                    data = os.read(self._process.stdout.fileno(), 256 * 1024)
+                    if not data:
+                        self._finish()
+                        return None
+                    return data
             if time.monotonic() > end:
                 return b""
         return None
@@ -188,9 +201,10 @@ class FakeFollowing(Following):
     def close(self) -> None:
         """The reader of the pipes goes; the keeper behind them lives on, as a container's does."""
         self._closed.set()
-        for pipe in (self._process.stdout, self._process.stderr):
-            assert pipe is not None
-            pipe.close()
+        with self._pipes:
+            for pipe in (self._process.stdout, self._process.stderr):
+                assert pipe is not None
+                pipe.close()
         threading.Thread(target=self._process.wait, daemon=True).start()
 
     def _finish(self) -> None:
