@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery, bootsteps, signals
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentfleet.settings")
 
@@ -16,6 +16,22 @@ app.autodiscover_tasks(["runs"])
 app.set_default()
 
 log = logging.getLogger(__name__)
+
+
+class NoAcknowledgements(bootsteps.StartStopStep):
+    """The worker's queues keep nothing of a doorbell that was heard, so there is nothing to acknowledge.
+
+    Celery does it all the same, and kombu makes a new Redis client for each: a tenth of the worker's time.
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, parent: Any) -> None:
+        """With every new connection."""
+        parent.task_consumer.channel.basic_ack = lambda *_, **__: None
+
+
+app.steps["consumer"].add(NoAcknowledgements)
 
 
 @signals.setup_logging.connect

@@ -85,17 +85,17 @@ def claim(agent_id: int, *, owner: str, host_id: str) -> Lease | None:
     """Give a free slot of the agent to the next run in its line, with the lease of its first step.
 
     Woken runs stand before pending ones. None: no free slot, or nobody in line for this host. Locks the
-    workspace (for its cap), then the agent, so two claims can never both take the last slot.
+    workspace (where it has a cap), then the agent, so two claims can never both take the last slot.
     """
     with transaction.atomic():
         agent = _lock_agent(agent_id)
         if agent is None or not _free_slots(agent):
             return None
         run = _next_in_line(agent, host_id)
-        if run is None or not _seat(run, agent, owner=owner, host_id=host_id):
+        if run is None:
             return None
-        epoch = Run.objects.values_list("lease_epoch", flat=True).get(pk=run.pk)
-        return Lease(run.pk, owner, epoch)
+        lease = Lease(run.pk, owner, run.lease_epoch + 1)  # nobody else takes leases of a run without a slot
+        return lease if _seat(run, agent, lease, host_id=host_id) else None
 
 
 def wait(
@@ -239,13 +239,13 @@ def _move(
 
 def _move_leased(verb: str, lease: Lease, **sets: Any) -> None:
     where = Q(lease_owner=lease.owner, lease_epoch=lease.epoch, status=Status.PROCESSING)
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         if not _move(verb, lease.run_id, where=where, old=Status.PROCESSING, **{**NOBODYS, **sets}):
             raise LeaseLost(lease.run_id)
 
 
 def _end_leased(verb: str, lease: Lease, **sets: Any) -> None:
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         _move_leased(verb, lease, **limits.unanswered(1), **_ended(), **sets)
         _close_attempts(lease.run_id)
         _ring_next(lease.run_id)
@@ -274,14 +274,15 @@ def _ring_next(run_id: str) -> None:
 
 
 def _lock_agent(agent_id: int) -> Agent | None:
-    """The agent's row, locked behind its workspace's; None if it is gone or may not start anything."""
-    workspace_id = Agent.objects.filter(pk=agent_id).values_list("workspace_id", flat=True).first()
-    if workspace_id is None:
+    """The agent's row, locked behind its workspace's where that has a cap; None if it is gone."""
+    found = Agent.objects.filter(pk=agent_id).values_list("workspace_id", "workspace__scale").first()
+    if found is None:
         return None
-    workspace = Workspace.objects.select_for_update(no_key=True).get(pk=workspace_id)
-    agent = Agent.objects.select_for_update(no_key=True).get(pk=agent_id)
-    agent.workspace = workspace
-    return agent
+    workspace_id, cap = found
+    if cap is not None:  # without one, claims of different agents need not wait for each other
+        Workspace.objects.select_for_update(no_key=True).get(pk=workspace_id)
+    locked = Agent.objects.select_for_update(no_key=True, of=("self",))
+    return locked.select_related("workspace", "version").get(pk=agent_id)
 
 
 def _free_slots(agent: Agent) -> bool:
@@ -305,14 +306,14 @@ def _next_in_line(agent: Agent, host_id: str) -> Run | None:
     return Run.objects.filter(agent=agent, status=Status.PENDING).order_by("priority", "pk").first()
 
 
-def _seat(run: Run, agent: Agent, *, owner: str, host_id: str) -> bool:
+def _seat(run: Run, agent: Agent, lease: Lease, *, host_id: str) -> bool:
     """Slot and lease for the run. False: it was canceled in this very moment; its end rings for the next."""
     now = clock.now()
     seat: dict[str, Any] = {
         "has_slot": True,
         "host_id": host_id,
-        "lease_owner": owner,
-        "lease_epoch": F("lease_epoch") + 1,
+        "lease_owner": lease.owner,
+        "lease_epoch": lease.epoch,
         "lease_expires_at": now + leases.TERM,
     }
     if run.status == Status.PROCESSING:

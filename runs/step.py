@@ -69,7 +69,7 @@ class Step:
         if release:
             sets.update(leases.freed(clock.now()))
         guard = Q(lease_owner=self.lease.owner, lease_epoch=self.lease.epoch)
-        with transaction.atomic():
+        with transaction.atomic(savepoint=False):  # whatever fails in it fails all of it
             if not events.append(self.lease.run_id, new, redactor=self.redactor, where=guard, **sets):
                 raise LeaseLost(self.lease.run_id)
             yield
