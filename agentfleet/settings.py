@@ -59,7 +59,7 @@ X_FRAME_OPTIONS = "DENY"
 
 INSTALLED_APPS = [
     "unfold",
-    "django.contrib.admin",
+    "django.contrib.admin.apps.SimpleAdminConfig",  # `urls` looks for the admins: only web pays for them
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

@@ -26,6 +26,7 @@ from agentfleet import home
 from agents import private_files
 
 ROLES = ("web", "worker", "beat")
+LAST = "beat"  # started when the server answers: the first look at a schedule can wait, people cannot
 STOP_WITHIN = 10.0  # seconds from TERM to KILL
 SERVES_WITHIN = 60.0  # seconds for the first answer
 FREE_WITHIN = 3.0  # seconds for a port whose last owner is on its way out
@@ -110,8 +111,9 @@ class Box:
         self._start_redis(env)
         link = _prepared(env)
         for role in ROLES:
+            if role == LAST:
+                self._wait_until_it_serves()
             self._add(role, [sys.executable, "-m", "agentfleet", role], env)
-        self._wait_until_it_serves()
         if self.stopping:
             return
         self._tell_pids()
