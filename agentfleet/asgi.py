@@ -17,8 +17,7 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentfleet.settings")
 django.setup()
 
-from a2wsgi import WSGIMiddleware  # noqa: E402 - Django must be set up first
-from channels.auth import AuthMiddlewareStack  # noqa: E402
+from channels.auth import AuthMiddlewareStack  # noqa: E402 - Django must be set up first
 from channels.routing import URLRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.core.asgi import get_asgi_application  # noqa: E402
@@ -26,10 +25,9 @@ from django.core.wsgi import get_wsgi_application  # noqa: E402
 
 import agentfleet.celery  # noqa: E402, F401 - doorbells need the application
 from agentfleet.sockets import SameOrigin, sockets  # noqa: E402
+from agentfleet.threads import OnThreads, Scope, Send  # noqa: E402
 
-Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 STREAMED = re.compile(r"^/api/v1/tasks/[^/]+/stream/?$")
 WEBHOOK_LIMIT = 10 * 1024 * 1024  # bytes of body
@@ -37,8 +35,7 @@ LIMIT = 32 * 1024 * 1024
 BODY_WITHIN = 30.0  # seconds for all of it: a request that drips holds no thread
 
 _streaming: Any = get_asgi_application()
-_wsgi: Any = get_wsgi_application()
-_threads: Any = WSGIMiddleware(_wsgi, workers=settings.WEB_THREADS)
+_threads = OnThreads(get_wsgi_application(), threads=settings.WEB_THREADS)
 _sockets = SameOrigin(AuthMiddlewareStack(URLRouter(sockets)))
 
 
@@ -68,7 +65,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
         await _refuse(send, refused.status, refused.body)
     else:
         if body is not None:
-            await _threads(_with_length(scope, len(body)), _replay(body, receive), send)
+            await _threads(_with_length(scope, len(body)), body, send)
 
 
 async def _whole_body(scope: Scope, receive: Receive) -> bytes | None:
@@ -100,19 +97,6 @@ def _with_length(scope: Scope, length: int) -> Scope:
     """A chunked body has no length, and WSGI takes one without for empty."""
     headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
     return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    given = False
-
-    async def replay() -> MutableMapping[str, Any]:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
 
 
 def _error(code: str, message: str) -> dict[str, Any]:
