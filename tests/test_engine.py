@@ -1039,7 +1039,8 @@ def test_an_answer_that_comes_after_a_takeover_is_not_stored(
     run = submit(make_agent())
     with meanwhile(lambda: worker.drive(run)):
         try:
-            until(lambda: model.asked)
+            # Until then the first worker has something to write, and would find out by itself.
+            until(lambda: model.asked and data(run, "sandbox.ready"))
             run = take_over(worker, driven_clock).drive(run)
             before = everything(run)
         finally:
