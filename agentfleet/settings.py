@@ -23,10 +23,6 @@ def env_int(name: str, default: int) -> int:
     return int(env(name, str(default)))
 
 
-def env_bool(name: str, default: bool) -> bool:
-    return env(name, "yes" if default else "no").lower() in {"1", "true", "yes", "on"}
-
-
 def env_list(name: str) -> list[str]:
     return [item.strip() for item in env(name).split(",") if item.strip()]
 

@@ -187,6 +187,18 @@ def test_a_program_can_be_interrupted_as_in_a_terminal(engine: Engine, box: Sand
     assert whole(engine.exec(box, sh(script))) == (b"caught\n", Outcome(Ending.EXITED, 5))
 
 
+def test_an_image_whose_tail_follows_no_process_is_polled(engine: Engine, box: Sandbox) -> None:
+    """As with busybox. The first command says so to the keeper, which had found GNU's."""
+    whole(engine.exec(box, sh('echo plain >"${AGENTFLEET_RECORDS:-/run/agentfleet}/born"', call="0-0")))
+    command = sh("for i in 1 2 3; do echo line $i; sleep 0.3; done; exit 7", call="1-0")
+    following = engine.exec(box, command)
+    assert following.read(10) == b"line 1\n"
+    leave(following)
+    assert whole(engine.exec(box, command, offset=7)) == (b"line 2\nline 3\n", Outcome(Ending.EXITED, 7))
+    large, outcome = whole(engine.exec(box, sh("head -c 3000000 /dev/zero | tr '\\0' x", call="2-0")))
+    assert (len(large), outcome) == (3_000_000, Outcome(Ending.EXITED, 0))
+
+
 def test_wiped_records_mean_lost_and_never_a_second_start(engine: Engine, box: Sandbox) -> None:
     records = "${AGENTFLEET_RECORDS:-/run/agentfleet}"
     assert whole(engine.exec(box, sh(f"rm -rf {records}/*; echo ran >> log")))[1].ending == Ending.LOST
