@@ -4,11 +4,12 @@
 # make check   what CI checks before the tests, in seconds
 # make fix     what of that a program can mend
 # make bench   the figures, each beside this machine's own floor (ONLY=name runs one)
+# make chaos   runs while parts are killed, stopped and cut off; counts what was lost (RUNS, MINUTES, SEED, DATABASE, ENGINE=1)
 # make image   the sandbox image (BASE_IMAGE=debian:bookworm-slim names a base from a registry)
 
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup venv image demo up down test check fix bench
+.PHONY: help setup venv image demo up down test check fix bench chaos
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -48,3 +49,8 @@ fix: venv
 bench: setup
 	@.ci/machine services browser
 	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
+
+chaos: setup
+	@.ci/machine services
+	@$(BIN)/python -m chaos --runs $(or $(RUNS),500) --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) \
+		--database $(or $(DATABASE),sqlite) --fault-every $(or $(FAULT_EVERY),5) $(if $(ENGINE),--engine)

@@ -10,8 +10,9 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -33,11 +34,20 @@ def name(value: str) -> str:
     return value
 
 
+class Mode(StrEnum):
+    """As `runs.models.InputMode`, which needs Django."""
+
+    QUEUE = "queue"
+    FOLLOWUP = "followup"
+    STEER = "steer"
+    INTERRUPT = "interrupt"
+
+
 RunId = Annotated[str, typer.Argument(metavar="RUN", callback=name)]
 
 
 def main() -> None:
-    """Every fault is one sentence on stderr and an exit code: 1 refused, 2 wrong usage, 3 no server."""
+    """Every fault is one sentence on stderr and an exit code: 1 refused, 2 wrong usage, 3 no server, 4 not over."""
     try:
         app()
     except ServerSays as error:
@@ -50,7 +60,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def fail(sentence: str, code: int) -> None:
+def fail(sentence: str, code: int) -> NoReturn:
     print(f"agentfleet: {sentence}", file=sys.stderr)
     raise SystemExit(code)
 
@@ -120,7 +130,6 @@ def apply(
         reading = manifest.parse(files, project=name, network=network)
     except manifest.Faulty as error:
         fail("\n".join(["nothing was applied:", *(f"  {fault}" for fault in error.faults)]), 1)
-        return
     bundle = {path: base64.b64encode(content).decode() for path, content in files.items()}
     answer = Client.here().call("PUT", f"projects/{name}", {"files": bundle, "network": network})
     for warning in (*manifest.left_behind(directory), *reading.warnings):
@@ -133,15 +142,18 @@ def run(
     agent: Annotated[str, typer.Argument(callback=name)],
     prompt: Annotated[str, typer.Argument(help="A task in words; without it the agent looks for work.")] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show what happens until it is over.")] = False,
+    wait: Annotated[float | None, typer.Option(help="Seconds to wait for the answer, and print that.", min=0)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start an agent by hand."""
     client = Client.here()
     made = client.call("POST", f"agents/{agent}/run", {"input": prompt})
-    if not follow:
+    if follow:
+        watch(client, made["taskId"])
+    elif wait is not None:
+        await_answer(client, made["taskId"], wait, as_json=as_json)
+    else:
         print(json.dumps(made) if as_json else made["taskId"])
-        return
-    watch(client, made["taskId"])
 
 
 @app.command()
@@ -190,6 +202,21 @@ def respond(run_id: RunId, message: str) -> None:
     """Answer a run that waits for input."""
     Client.here().call("POST", f"tasks/{run_id}/respond", {"message": message})
     print(f"{run_id} goes on")
+
+
+@app.command()
+def send(
+    run_id: RunId,
+    message: str,
+    mode: Annotated[Mode, typer.Option(help="When it is heard; see docs/api.md.")] = Mode.FOLLOWUP,
+    as_json: AsJson = False,
+) -> None:
+    """Say something to a run; if it is over, another goes on from where it ended."""
+    answer = Client.here().send(run_id, message, mode)
+    if as_json:
+        print(json.dumps(answer))
+    else:
+        print(f"{answer['taskId']} has it: {answer['outcome']}")
 
 
 @app.command()
@@ -244,4 +271,22 @@ def watch(client: Client, run_id: str, *, as_json: bool = False) -> None:
     task: dict[str, Any] = client.call("GET", f"tasks/{run_id}")["task"]
     if not as_json:
         show.fault(task)
+    raise SystemExit(0 if task["status"] == "finished" else 1)
+
+
+def await_answer(client: Client, run_id: str, seconds: float, *, as_json: bool) -> None:
+    """Print what a run answers and nothing else; exit 0 only if it finished, 4 if it has not ended."""
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+    try:
+        task = client.wait_for(run_id, seconds, or_question=True)
+    except TimeoutError as error:
+        fail(str(error), 4)
+    if as_json:
+        print(json.dumps(task))
+    elif task["output"] is not None:
+        print(task["output"])
+    if task["status"] == "waiting":
+        fail(f"{run_id} asks: {task['question']}", 4)
+    if task["error"]:
+        fail(f"{run_id} failed, {task['error']['code']}: {task['error']['message']}", 1)
     raise SystemExit(0 if task["status"] == "finished" else 1)

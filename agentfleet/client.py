@@ -1,4 +1,9 @@
-"""The command line's way to a server: REST, with the address and token of `client.json`."""
+"""The way to a server for Python programs and the command line: REST, with the address and token of `client.json`.
+
+client = Client.here()
+made = client.run("hello", "Say it in French.", wait=60)
+task = client.wait_for(made["taskId"], timeout=600)
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import contextlib
 import json
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +23,14 @@ from agents import private_files
 
 TERMINAL = {"finished", "failed", "canceled"}
 AWAY_FOR = 30.0  # seconds without an answer before a follower gives up: a restart takes a few
+AGAIN_AFTER = 0.2  # seconds until it is asked once more
+CONNECT_WITHIN = 30.0  # seconds
+ANSWER_WITHIN = 60.0  # seconds
+BESIDE = 20.0  # seconds for an answer, beside those that it is to wait for a run
+AT_ONE_TIME = 50.0  # seconds a request waits for a run: a proxy may end what takes a minute
+LOOK_AFTER = 1.0  # seconds until a run that waits for a person is looked at again
+INF = float("inf")
+RESTARTING = {"500", "502", "503", "504"}  # what a proxy, or a server without its database, says meanwhile
 # This machine is not reached through a company's proxy, whatever HTTP_PROXY says.
 DIRECT = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
 
@@ -40,7 +54,7 @@ class Client:
         self._http = httpx.Client(
             base_url=f"{self.url}/api/v1/",
             headers={"Authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(30, read=60),
+            timeout=httpx.Timeout(CONNECT_WITHIN, read=ANSWER_WITHIN),
             mounts=DIRECT,
         )
 
@@ -80,26 +94,105 @@ class Client:
             raise ServerSays(str(answer.status_code), str(fault or value))
         raise ServerSays(str(fault.get("code")), str(fault.get("message")), fault.get("details"))
 
+    def steadily(
+        self, method: str, path: str, body: Any = None, *, until: float = INF, **options: Any
+    ) -> dict[str, Any]:
+        """`call`, over again while the server restarts: for what may be asked twice. Raises ServerSays, NoServer.
+
+        Gives up after AWAY_FOR seconds without an answer, or at `until` of the monotonic clock.
+        """
+        give_up_at = INF
+        while True:
+            try:
+                return self.call(method, path, body, **options)
+            except NoServer as error:
+                away = error
+            except ServerSays as error:
+                if error.code not in RESTARTING:
+                    raise
+                away = NoServer(str(error))
+            give_up_at = min(give_up_at, time.monotonic() + AWAY_FOR, until)
+            if time.monotonic() >= give_up_at:
+                raise away
+            time.sleep(AGAIN_AFTER)
+
+    def run(
+        self,
+        agent: str,
+        input: str = "",  # noqa: A002 - the word of the contract
+        *,
+        wait: float = 0,
+        idempotency_key: str = "",
+        **fields: Any,
+    ) -> dict[str, Any]:
+        """Start an agent by hand, once, however often the connection breaks; `fields` are those of the REST API.
+
+        The answer has `taskId` and `status`. With `wait`, seconds up to 300, it comes when the run is over and has
+        `output`, `error` and `task`, or when it waits for a person and has `task`. Raises ServerSays, NoServer.
+        """
+        return self.steadily(
+            "POST",
+            f"agents/{agent}/run",
+            {"input": input, **fields},
+            params={"wait": wait},
+            headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
+            timeout=self._for(wait),
+        )
+
+    def send(self, run_id: str, message: str, mode: str = "", *, idempotency_key: str = "") -> dict[str, Any]:
+        """Say something to a run, once, however often the connection breaks. Raises ServerSays, NoServer.
+
+        The answer has `outcome`, and the `taskId` of the run that hears it: a new one, if it was over.
+        """
+        return self.steadily(
+            "POST",
+            f"tasks/{run_id}/input",
+            {"message": message, "mode": mode},
+            headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
+        )
+
+    def wait_for(self, run_id: str, timeout: float | None = None, *, or_question: bool = False) -> dict[str, Any]:
+        """The task once it is over; with `or_question` also once it waits for a person. Restarts of the server pass.
+
+        Raises TimeoutError after `timeout` seconds, ServerSays, and NoServer if it stays away.
+        """
+        end = INF if timeout is None else time.monotonic() + timeout
+        while True:
+            answer = self._long_poll(run_id, end)
+            if answer["status"] in TERMINAL or (or_question and "task" in answer):
+                task: dict[str, Any] = answer["task"]
+                return task
+            if time.monotonic() >= end:
+                raise TimeoutError(f"{run_id} is {answer['status']} after {timeout} s")
+            if "task" in answer:  # it waits for a person, and asking again would be answered at once
+                time.sleep(min(LOOK_AFTER, max(0.0, end - time.monotonic())))
+
+    def _long_poll(self, run_id: str, end: float) -> dict[str, Any]:
+        """What is so after some of the time until `end`. Raises TimeoutError if nobody answers until then."""
+        left = max(0.0, min(AT_ONE_TIME, end - time.monotonic()))
+        path, params = f"tasks/{run_id}/wait", {"timeout": f"{left:.3f}"}
+        try:
+            return self.steadily("GET", path, until=end, params=params, timeout=self._for(left))
+        except NoServer as error:
+            if time.monotonic() < end:
+                raise
+            raise TimeoutError(f"{run_id}: {error}") from error
+
+    def _for(self, seconds: float) -> httpx.Timeout:
+        return httpx.Timeout(CONNECT_WITHIN, read=seconds + BESIDE)
+
     def follow(self, run_id: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
         """A run's events above `after`, stored and live, until it is over. Reconnects where the stream breaks.
 
         Raises ServerSays, and NoServer if it stays away.
         """
         task = self.call("GET", f"tasks/{run_id}")["task"]
-        away_since: float | None = None
         while task["status"] not in TERMINAL or after < task["eventCount"]:
             with contextlib.suppress(httpx.HTTPError):
                 for event in self._stream(run_id, after):
                     after = event["id"]
                     yield event
-            try:
-                task = self.call("GET", f"tasks/{run_id}")["task"]
-                away_since = None
-            except NoServer:
-                away_since = away_since or time.monotonic()
-                if time.monotonic() - away_since > AWAY_FOR:
-                    raise
-                time.sleep(0.2)
+            task = self.steadily("GET", f"tasks/{run_id}")["task"]
 
     def _stream(self, run_id: str, after: int) -> Iterator[dict[str, Any]]:
         headers = {"Last-Event-ID": str(after)}

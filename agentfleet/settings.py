@@ -198,7 +198,17 @@ SANDBOX_ENGINE = env("AGENTFLEET_SANDBOX", "runs.sandbox.docker.DockerEngine")
 SANDBOX_IMAGE = env("AGENTFLEET_IMAGE", "agentfleet-sandbox:latest")
 SANDBOX_RUNTIME = env("AGENTFLEET_RUNTIME")  # an engine's other runtime, such as runsc; empty: its default
 EXTRA_CA_FILE = env("AGENTFLEET_EXTRA_CA_FILE")  # certificates a company proxy adds, for TLS inside sandboxes
+PARKED_GRACE = env_int("AGENTFLEET_PARKED_GRACE", 600)  # seconds a waiting run keeps its container; its files stay
 FLEET = env("AGENTFLEET_FLEET", "default")  # labels what this installation starts on a shared engine
+
+# --- Watchers: what is missing becomes an alert -------------------------------------------------------------------
+
+SCHEDULE_GRACE = env_int("AGENTFLEET_SCHEDULE_GRACE", 60)  # seconds after its time that a tick may be fired
+CANARY_EVERY = env_int("AGENTFLEET_CANARY_EVERY", 30)  # seconds between two messages through each queue
+CANARY_WITHIN = env_int("AGENTFLEET_CANARY_WITHIN", 90)  # seconds that one may go unheard
+WATCHDOG_SECONDS = env_int("AGENTFLEET_WATCHDOG_SECONDS", 600)  # that a run may show nothing, or a line not move
+NOTIFY_URL = env("AGENTFLEET_NOTIFY_URL")  # alerts are posted there; empty: they are in the log and on the front page
+HEARTBEAT_URL = env("AGENTFLEET_HEARTBEAT_URL")  # asked every minute while all is well
 
 # --- Logs -------------------------------------------------------------------------------------------------------
 
@@ -248,7 +258,9 @@ UNFOLD = {
                     {"title": "Fleet now", "icon": "dashboard", "link": reverse_lazy("admin:index")},
                     _menu("Runs", "play_circle", "runs_run"),
                     _menu("Agents", "smart_toy", "agents_agent"),
+                    _menu("Alerts", "notifications", "runs_alert"),
                     _menu("Deliveries", "inbox", "webhooks_delivery"),
+                    _menu("Dead letters", "unsubscribe", "runs_deadletter"),
                     _menu("Sources", "webhook", "webhooks_source"),
                     _menu("Schedules", "schedule", "django_celery_beat_periodictask"),
                     _menu("Tokens", "key", "agents_apitoken"),

@@ -5,6 +5,7 @@ Loads nothing of Django: it must stay small, and stand when the rest does not.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -78,6 +79,7 @@ class Box:
     restart: bool = True
     children: dict[str, Child] = field(default_factory=dict)
     stopping: bool = False
+    told: dict[str, int] = field(default_factory=dict)  # what pids.json says
 
     @property
     def url(self) -> str:
@@ -175,27 +177,30 @@ class Box:
     def _watch(self, say: Callable[[str], None]) -> None:
         while not self.stopping:
             time.sleep(0.2)
-            for child in self.children.values():
-                if child.pid is None and not self.stopping:
-                    self._lost(child, say)
+            with contextlib.suppress(OSError):  # a full disk must not end what stands; told at a later look
+                self._look_after_children(say)
+
+    def _look_after_children(self, say: Callable[[str], None]) -> None:
+        for child in self.children.values():
+            if child.pid is None and not self.stopping:
+                self._lost(child, say)
+        self._tell_pids()
 
     def _lost(self, child: Child, say: Callable[[str], None]) -> None:
         if child.process is None:
             return
         code = child.process.returncode
         if not self.restart:
-            say(f"{child.name} ended ({code}) and stays down")
             child.process = None
-            self._tell_pids()
+            say(f"{child.name} ended ({code}) and stays down")
             return
         lived = time.monotonic() - child.started_at
         child.deaths = 0 if lived > 30 else child.deaths + 1
         pause = min(10.0, 0.5 * 2 ** (child.deaths - 1)) if child.deaths > 1 else 0.0
         if lived < pause:
             return  # looked at again in a moment
-        say(f"{child.name} ended ({code}); started again")
         child.start(self._log(child.name))
-        self._tell_pids()
+        say(f"{child.name} ended ({code}); started again")
 
     def _stop(self) -> None:
         for name in ("client.json", "pids.json"):
@@ -207,7 +212,9 @@ class Box:
     def _tell_pids(self) -> None:
         pids = {"supervisor": os.getpid()}
         pids.update({name: child.pid for name, child in self.children.items() if child.pid is not None})
-        private_files.write_json(self.folder / "pids.json", dict(pids))
+        if pids != self.told:
+            private_files.write_json(self.folder / "pids.json", dict(pids))
+            self.told = pids
 
     def _forget_last_time(self) -> None:
         for name in ("client.json", "pids.json"):

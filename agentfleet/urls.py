@@ -3,7 +3,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView
 
-from agentfleet.views import healthz, login_by_link, new_link
+from agentfleet.views import healthz, login_by_link, new_link, readyz
 from webhooks.urls import api_urls
 
 admin.autodiscover()  # not at the start of every process: only web shows them
@@ -13,6 +13,7 @@ handler404 = "runs.api.errors.not_found"
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("healthz", healthz),
+    path("readyz", readyz),
     path("api/v1/", include("runs.api.urls")),
     path("api/v1/", include(api_urls)),
     path("api/v1/login-links", new_link),

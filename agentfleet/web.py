@@ -16,8 +16,15 @@ def serve() -> None:
     """Serve until told to stop. Streams are cut at once: their readers come back and miss nothing."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentfleet.settings")
     sys.setswitchinterval(SWITCH_EVERY)
-    from django.conf import settings  # noqa: PLC0415 - the variable above decides which
+    import django  # noqa: PLC0415 - the variable above decides with which settings
 
+    django.setup()
+    from django.conf import settings  # noqa: PLC0415
+
+    import agentfleet.celery  # noqa: F401, PLC0415 - the watcher's messages need the application
+    from runs import watch  # noqa: PLC0415
+
+    watch.start()
     uvicorn.run(
         "agentfleet.asgi:application",
         host=settings.HOST,

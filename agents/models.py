@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 from django.core.validators import RegexValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.db.models.functions import Length
 
 from agents import clock
@@ -62,6 +62,14 @@ class Priority(models.IntegerChoices):
         return self.name.lower()
 
 
+class Coalesce(models.TextChoices):
+    """What becomes of an event whose claim key a live run has already."""
+
+    QUEUE = "queue"  # it runs after that one
+    SKIP = "skip"  # it is skipped
+    REPLACE = "replace"  # it takes the place of one still in line
+
+
 class Agent(models.Model):
     """A definition that may run. What queries need stands in columns; the whole of it is `version.spec`."""
 
@@ -76,7 +84,17 @@ class Agent(models.Model):
     schedule = models.CharField(max_length=100, blank=True, help_text="Cron, in the agent's time zone.")
     timezone = models.CharField(max_length=64, default="UTC")
     schedule_fired_at = models.DateTimeField(null=True, editable=False)
+    schedule_since = models.DateTimeField(null=True, editable=False, help_text="Ticks before it are of no concern.")
     task_enabled = models.BooleanField(default=True, help_text="May be asked for over REST.")
+    queue_size = models.PositiveIntegerField(default=100, help_text="In line at most; more are dead letters.")
+    claim_key = models.CharField(
+        max_length=200, blank=True, help_text="What an event is about: github://{repo}/{number}"
+    )
+    coalesce = models.CharField(max_length=10, choices=Coalesce.choices, default=Coalesce.QUEUE)
+    breaker_failures = models.PositiveIntegerField(default=5, help_text="In a row, then it holds its line; 0: never.")
+    failures_in_a_row = models.PositiveIntegerField(default=0, editable=False)
+    broken_at = models.DateTimeField(null=True, blank=True, editable=False)
+    probe_at = models.DateTimeField(null=True, editable=False, help_text="When a broken one tries one run again.")
     active = models.BooleanField(default=True, help_text="Still in its project's folder.")
     paused_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(default=clock.now, editable=False)
@@ -100,6 +118,11 @@ class Agent(models.Model):
     @property
     def paused(self) -> bool:
         return self.paused_at is not None
+
+    @property
+    def broken(self) -> bool:
+        """It has failed too often in a row and holds its line, but for a probe now and then."""
+        return self.broken_at is not None
 
     @property
     def refusal(self) -> str:
@@ -136,6 +159,28 @@ class AgentVersion(models.Model):
 
     def read(self) -> AgentSpec:
         return AgentSpec.load(self.spec)
+
+
+class AgentEvent(models.Model):
+    """What happened to an agent apart from any run: ticks skipped, its breaker opened, events coalesced."""
+
+    agent = models.ForeignKey(Agent, on_delete=models.CASCADE, related_name="events")
+    type = models.CharField(max_length=40)
+    data = models.JSONField(default=dict)
+    tick = models.DateTimeField(null=True, help_text="The scheduled time it is about.")
+    created_at = models.DateTimeField(default=clock.now)
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        indexes: ClassVar = [
+            # the agent's page, newest first
+            models.Index(F("agent"), F("id").desc(), name="agent_events_newest"),
+            # the watcher: what became of a tick
+            models.Index("agent", "tick", condition=Q(tick__isnull=False), name="agent_events_of_a_tick"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.agent_id} {self.type}"
 
 
 class AgentFile(models.Model):

@@ -5,15 +5,17 @@ Every field has the default a folder without it gets. Units: seconds, tokens, by
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from decimal import Decimal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 Thinking = Literal["off", "minimal", "low", "medium", "high", "xhigh"]
 Network = Literal["none", "gateway", "allowlist", "open"]
 
-ToolName = Literal["bash", "read", "write", "edit", "glob", "grep", "ask", "set_status"]
+ToolName = Literal["bash", "read", "write", "edit", "glob", "grep", "ask", "set_status", "rerun"]
+Failure = Literal["machinery", "timeout", "model", "work"]
 
 _strict = ConfigDict(extra="forbid")
 
@@ -35,7 +37,45 @@ class Limits:
 
     turns: int = Field(default=50, ge=0)
     wall_seconds: int = Field(default=900, ge=0)
+    idle_seconds: int = Field(default=0, ge=0)  # without a word from the model or a byte from a command
     tokens: int = Field(default=1_000_000, ge=0)
+    usd: Decimal = Field(default=Decimal(0), ge=0)
+    output_bytes: int = Field(default=100_000_000, ge=0)  # printed by commands, in all
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class Attempts:
+    """How often a run is tried, and after which failures. Whether it may be is `AgentSpec.retry`."""
+
+    most: int = Field(default=2, ge=1, le=100)
+    delay_seconds: int = Field(default=10, ge=0)  # before the second; each next is twice as long, with jitter
+    longest_delay_seconds: int = Field(default=600, ge=0)
+    after: tuple[Failure, ...] = ("machinery", "timeout")
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class Breaker:
+    """After so many failed runs in a row the agent holds its line, and tries one now and then."""
+
+    failures: int = Field(default=5, ge=0)  # 0: never
+    probe_seconds: int = Field(default=600, ge=1)  # until the first probe; each next waits twice as long
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class Coalescing:
+    """What events are about, as a template over their context, and what becomes of a second one meanwhile."""
+
+    key: str = ""  # such as github://{repo}/issues/{number}; an event that lacks a field has no key
+    mode: Literal["queue", "skip", "replace"] = "queue"
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class Approvals:
+    """Which tool calls a person must allow first. Patterns: a tool's name, or `bash:` and a command with `*`."""
+
+    ask: Literal["off", "on-miss", "always"] = "off"
+    allow: tuple[str, ...] = ()
+    expires_seconds: int = Field(default=7 * 86_400, ge=1)  # then it is refused
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
@@ -44,6 +84,11 @@ class WebhookSpec:
 
     source: str
     filters: dict[str, str | list[str]] = Field(default_factory=dict)
+
+
+def _was_none(value: Any) -> Any:
+    """Definitions stored before there was a default have a null here."""
+    return 100 if value is None else value
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
@@ -61,12 +106,20 @@ class AgentSpec:
     scale: int = Field(default=1, ge=0)
     priority: Literal["high", "normal", "low"] = "normal"
     limits: Limits = Limits()
+    retry: Literal["safe", "always", "never"] = "safe"  # safe: only where no tool call had been started
+    attempts: Attempts = Attempts()
+    breaker: Breaker = Breaker()
+    coalesce: Coalescing = Coalescing()
+    overlap: Literal["skip", "queue"] = "skip"  # a tick that finds no slot; queue: the latest stays in line
+    max_reruns: int = Field(default=10, ge=0)
+    approvals: Approvals = Approvals()
+    command: str | tuple[str, ...] = ""  # of kind command: for the shell, or its words
     image: str | None = None
     sandbox: Literal["eager", "lazy"] = "eager"
     network: Network = "gateway"
     tools: tuple[ToolName, ...] | None = None  # None: all of them
     task_enabled: bool = True
-    max_work_queue: int | None = Field(default=None, ge=0)
+    max_work_queue: Annotated[int, BeforeValidator(_was_none)] = Field(default=100, ge=0)  # beyond the free slots
     preflight: tuple[dict[str, Any], ...] = ()
     hooks_pre: tuple[str, ...] = ()
     hooks_post: tuple[str, ...] = ()

@@ -32,6 +32,11 @@ def _children(pid: int) -> set[int]:
     return found
 
 
+def threads(pid: int) -> int:
+    """How many the process has. Raises FileNotFoundError if it is gone."""
+    return sum(1 for _ in (PROC / str(pid) / "task").iterdir())
+
+
 def proportional_bytes(pid: int) -> int:
     """The process's PSS; 0 if it ended meanwhile."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from bench import containers, load, memory, page
+from bench import claims, containers, load, memory, page
 from bench.containers import Removals
 from bench.figures import AtLeastOfFloor, AtMost, Figure, Unmeasured
 from bench.installation import SECRET, installation
@@ -39,9 +39,12 @@ class Sizes:
     rounds: int = 3
     rest: float = 30.0  # seconds between the last burst and the look at the memory
     lines: int = 50
+    waiting: int = 300  # runs at one time
+    in_line: int = 10_000
+    claims: int = 500
 
 
-QUICK = Sizes(webhooks=5, warm_ups=1, runs=8, rounds=1, rest=2.0, lines=10)
+QUICK = Sizes(webhooks=5, warm_ups=1, runs=8, rounds=1, rest=2.0, lines=10, waiting=20, in_line=1000, claims=50)
 
 Part = Callable[[Sizes, Mapping[str, str]], Generator[Figure, None, None]]
 
@@ -95,13 +98,48 @@ def _throughput(box: Box, sizes: Sizes) -> Figure:
 
 
 def idle_memory(box: Box) -> Figure:
+    pids = box.pids()
+    return Figure(figure="idle_memory", unit="MB", n=len(pids), value=_megabytes(pids), target=(AtMost("value", 500),))
+
+
+def _megabytes(pids: Mapping[str, int]) -> float:
     """Everything `up` started, and itself. A database server that it did not start is not counted."""
-    parts = memory.by_name(box.pids())
+    parts = memory.by_name(pids)
     for name, size in parts.items():
         log.info("%-12s %6.1f MB", name, size / 1e6)
-    return Figure(
-        figure="idle_memory", unit="MB", n=len(parts), value=sum(parts.values()) / 1e6, target=(AtMost("value", 500),)
-    )
+    return sum(parts.values()) / 1e6
+
+
+def waiting(sizes: Sizes, env: Mapping[str, str]) -> Generator[Figure, None, None]:
+    """What stays of many runs that wait for a person at one time: memory in all, and threads of the worker."""
+    ask = {"name": "ask", "arguments": {"question": "Does anybody answer?"}}
+    with installation(env) as box:
+        box.agent("asker", turns=[{"tools": [ask]}, {"text": "Answered."}], scale=SCALE, extra='tools = ["ask"]\n')
+        log.info("%d threads in the worker before", memory.threads(box.pids()["worker"]))
+        run_ids = [_parked(box) for _ in range(sizes.waiting)]
+        for run_id in run_ids:
+            box.wait(run_id, "waiting")
+        log.info("resting for %.0f s", sizes.rest)
+        time.sleep(sizes.rest)
+        pids = box.pids()
+        yield Figure(
+            figure="waiting_memory",
+            unit="MB",
+            n=len(run_ids),
+            value=_megabytes(pids),
+            target=(AtMost("value", 700),),
+        )
+        threads = memory.threads(pids["worker"])
+        yield Figure(
+            figure="waiting_threads", unit="threads", n=len(run_ids), value=threads, target=(AtMost("value", 100),)
+        )
+
+
+def _parked(box: Box) -> str:
+    """A run that is on its way to its question, with no long line behind it."""
+    run_id = box.start("asker")
+    box.until(lambda: box.client.call("GET", "agents/asker")["agent"]["pending"] <= SCALE)
+    return run_id
 
 
 def ack_under_load(sizes: Sizes, env: Mapping[str, str]) -> Generator[Figure, None, None]:
@@ -165,9 +203,16 @@ def warm_up(box: Box) -> None:
     load.burst(box, "minimal", SCALE)
 
 
+def claim_in_long_line(sizes: Sizes, env: Mapping[str, str]) -> Generator[Figure, None, None]:
+    """A claim where ten thousand runs stand in line, of every priority, some of them of one claim key."""
+    yield from claims.long_line(sizes.in_line, sizes.claims, env)
+
+
 PARTS: dict[Part, tuple[str, ...]] = {
     webhook_to_model: ("webhook_to_model",),
     throughput: ("throughput", "idle_memory"),
     ack_under_load: ("ack_under_load",),
     line_to_page: ("line_to_page",),
+    waiting: ("waiting_memory", "waiting_threads"),
+    claim_in_long_line: ("claim_in_long_line",),
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 from django import forms
@@ -22,13 +24,29 @@ from django_celery_beat.models import (
 )
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
+from unfold.widgets import UnfoldAdminTextareaWidget
 
-from agents.pages import Deed, Page, PageOfRow, Refused, Words, moment, page
+from agents.models import Kind
+from agents.pages import Deed, Page, PageOfRow, Refused, Words, moment, page, plain_lines
 from agents.tables import BigTable, Operated, ReadOnly
-from runs import events, queue, transcript
+from runs import (
+    alerts_admin,  # noqa: F401 - registers the alerts
+    approvals,
+    events,
+    inputs,
+    queue,
+    transcript,
+)
 from runs.dashboard import Fleet
-from runs.facts import COLORS, code_of, context_for, duration
-from runs.models import Message, Run
+from runs.facts import COLORS, Leave, code_of, context_for, duration
+from runs.models import InputMode, Message, Run, TriggerKind
+
+WHEN_HEARD = [
+    (InputMode.FOLLOWUP, "when it has answered"),
+    (InputMode.STEER, "before its next request"),
+    (InputMode.INTERRUPT, "now: what it does is stopped"),
+    (InputMode.QUEUE, "when it has answered what stands before"),
+]
 
 # Big texts of a run: no list loads them.
 TEXTS = ("input", "output", "question", "trigger_context", "request_digest", "tags")
@@ -59,7 +77,11 @@ class RunPage(OfRun, TemplateView):
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         may_operate = self.model_admin.has_operate_permission(self.request)
         live = context_for(self.row, may_operate=may_operate)
-        return super().get_context_data(**live, may_operate=may_operate, **kwargs)
+        attempt = attempt_asked_for(self.request)
+        hears = self.row.terminal or self.row.agent.kind != Kind.COMMAND
+        return super().get_context_data(
+            **live, may_operate=may_operate, attempt=attempt, hears=hears, modes=WHEN_HEARD, **kwargs
+        )
 
 
 class RunFacts(RunPage):
@@ -72,8 +94,25 @@ class RunMessage(OfRun, View):
     """One message of the transcript, for the reader who opens it: the prompt, a whole result."""
 
     def get(self, request: HttpRequest, position: int, **kwargs: Any) -> JsonResponse:
-        found = Message.objects.filter(attempt__run=self.row, position=position).order_by("-attempt__number").first()
-        return JsonResponse({"parts": [shown(part) for part in found.body["parts"]] if found else []})
+        messages = Message.objects.filter(attempt__run=self.row, position=position)
+        if attempt := attempt_asked_for(request):
+            messages = messages.filter(attempt__number=attempt)
+        found = messages.order_by("-attempt__number").first()
+        return JsonResponse({"parts": [shown(part) for part in parts_of(found)] if found else []})
+
+
+def parts_of(message: Message) -> list[transcript.Part]:
+    """What it says, or that it says nothing that can be read."""
+    try:
+        return transcript.checked(message.body, message.position, message.position)["parts"]
+    except transcript.Corrupt as error:
+        return [{"type": "text", "text": str(error)}]
+
+
+def attempt_asked_for(request: HttpRequest) -> int | None:
+    """The number in `?attempt=`; None: it is not about one of them."""
+    text = request.GET.get("attempt", "")
+    return int(text) if re.fullmatch(r"[1-9][0-9]{0,4}", text) else None
 
 
 class RunLog(OfRun, View):
@@ -137,6 +176,97 @@ class RespondToRun(Deed, OfRun):
         return f"Answered {self.row}"
 
 
+class SomethingToSay(Words):
+    mode = forms.ChoiceField(choices=WHEN_HEARD, initial=InputMode.FOLLOWUP, label="")
+
+
+class SayToRun(Deed, OfRun):
+    verb = "Send"
+    sentence = "If the run is over, another goes on from where it ended."
+    form_class = SomethingToSay
+
+    @property
+    def title(self) -> str:
+        return f"Say something to {self.row}"
+
+    def do(self, form: forms.Form) -> str:
+        said = form.cleaned_data
+        try:
+            sent, _ = inputs.send(self.row, said["text"], InputMode(said["mode"]), trigger=TriggerKind.MANUAL)
+        except inputs.HearsNothing as error:
+            raise Refused(f"{self.row} is a program that hears nothing while it runs") from error
+        except (queue.AgentRefuses, queue.QueueFull, queue.Coalesced) as error:
+            raise Refused(str(error)) from error
+        self.row = inputs.hearer(sent)
+        return f"{self.row} has your message: {sent.outcome}"
+
+
+class Decision(forms.Form):
+    """On the call that was shown: the digest says which that was."""
+
+    call_id = forms.CharField(max_length=32, widget=forms.HiddenInput)
+    digest = forms.CharField(max_length=64, widget=forms.HiddenInput)
+    reason = forms.CharField(max_length=10_000, required=False, widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}))
+
+    def clean_reason(self) -> str:
+        return plain_lines(self.cleaned_data["reason"])
+
+
+class DecideOnCall(Deed, OfRun):
+    decide: Callable[..., None]
+    done = ""  # what the message says
+    form_class = Decision
+    template_name = "runs/decide.html"
+
+    @cached_property
+    def leave(self) -> Leave | None:
+        return Leave.of(self.row)
+
+    @property
+    def title(self) -> str:
+        return f"{self.verb} a call of {self.row}"
+
+    @property
+    def sentence(self) -> str:
+        return "" if self.leave else "It asks leave for nothing at the moment."
+
+    def get_initial(self) -> dict[str, Any]:
+        return {"call_id": self.leave.call_id, "digest": self.leave.digest} if self.leave else {}
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(leave=self.leave, **kwargs)
+
+    def do(self, form: forms.Form) -> str:
+        said = form.cleaned_data
+        try:
+            self.decide(self.row, said["call_id"], said["digest"], by=str(self.request.user), reason=said["reason"])
+        except approvals.CannotDecide as error:
+            raise Refused(f"Nothing has changed: {why_not(error)}") from error
+        return f"{self.done} call {said['call_id']} of {self.row}"
+
+
+class ApproveCall(DecideOnCall):
+    verb, done = "Approve", "Approved"
+    decide = staticmethod(approvals.approve)
+
+
+class RefuseCall(DecideOnCall):
+    verb, done = "Refuse", "Refused"
+    dangerous = True
+    decide = staticmethod(approvals.refuse)
+
+
+def why_not(error: approvals.CannotDecide) -> str:
+    match error:
+        case approvals.ApprovalChanged():
+            return "the call is not the one that was shown"
+        case approvals.AlreadyDecided():
+            return f"it has been decided on, and is {error}"
+        case approvals.ApprovalExpired():
+            return f"the time to decide passed at {error}"
+    return "it waits for no such word"
+
+
 @admin.register(Run)
 class RunAdmin(BigTable, Operated, ReadOnly, ModelAdmin):
     """Read-only by construction: a run changes through `runs.queue` and through nothing else."""
@@ -195,6 +325,9 @@ class RunAdmin(BigTable, Operated, ReadOnly, ModelAdmin):
         return [
             page(self, "fleet/", FleetPage),
             page(self, "<str:object_id>/facts/", RunFacts),
+            page(self, "<str:object_id>/approve/", ApproveCall),
+            page(self, "<str:object_id>/refuse/", RefuseCall),
+            page(self, "<str:object_id>/say/", SayToRun),
             page(self, "<str:object_id>/log/", RunLog),
             page(self, "<str:object_id>/message/<int:position>/", RunMessage),
             *super().get_urls(),

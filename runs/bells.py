@@ -16,6 +16,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 HEARD_OF = timedelta(seconds=15)  # a host silent for longer gets no bells
 EXPIRES = 30  # seconds a doorbell is worth answering
 AT_MOST_EVERY = 0.1  # seconds between two notifications of one run
+AT_ONCE = 16  # notifications on their way: each takes a connection, and a hung Redis keeps it for seconds
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class _Carrier:
         self._thread: threading.Thread | None = None
         self._due: dict[str, int] = {}  # run -> the number to tell once its pause is over
         self._told_at: dict[str, float] = {}
+        self._sending: set[Future[None]] = set()
         self._broker: Connection | None = None
         self._deaf_until = 0.0
         self._hosts: tuple[float, list[str]] = (0.0, [])
@@ -128,9 +131,11 @@ class _Carrier:
     def _tell_the_due(self) -> None:
         now = time.monotonic()
         ready = [run for run in self._due if now - self._told_at.get(run, 0.0) >= AT_MOST_EVERY]
-        for run in ready:
+        for run in ready[: AT_ONCE - len(self._sending)]:
             self._told_at[run] = now
-            loop.submit(_send(run, self._due.pop(run)))
+            sending = loop.submit(_send(run, self._due.pop(run)))
+            self._sending.add(sending)
+            sending.add_done_callback(self._sending.discard)
         if len(self._told_at) > 1000:
             self._told_at = {run: at for run, at in self._told_at.items() if now - at < AT_MOST_EVERY}
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
 
 from agents import clock, storable
-from runs import limits, tools, transcript
-from runs.events import New
+from runs import approvals, limits, tools, transcript
+from runs.events import New, isoformat
 from runs.hands import Again, CallHands, CallLost
-from runs.models import CallState, ToolCall, WaitReason
+from runs.models import Approval, ApprovalState, Attempt, CallState, SandboxState, ToolCall, WaitReason
 from runs.sandbox.base import Sandbox, SandboxError, SandboxGone
 from runs.step import Step
+from runs.tools import bash
 from runs.tools.base import Asks, Finished, Result, Tool, ToolFailed
-from runs.transcript import Body, Part
+from runs.transcript import Body, Corrupt, Part
 
 PREVIEW = 200  # characters of a result in its event
 INPUT_SHOWN = 2000  # characters of each argument in its event
@@ -23,19 +25,33 @@ LOST = (
     "[interrupted: the sandbox or its records were lost while this ran. It may have had effects, in part or in "
     "full, and it was not run again. Look at the state of things before you repeat it.]"
 )
+INTERRUPTED = "[interrupted by a person] "
+NOT_RUN = "[not run: interrupted]"
+NEVER_RUN = "[not run: the run ended first]"
 
 
-def run_tools(step: Step, *, position: int) -> None:
-    """Run what is left of this turn's calls, in order, one at a time; then tell the model."""
-    calls = list(ToolCall.objects.filter(attempt=step.attempt, position=position).order_by("index"))
+def run_tools(step: Step, wanted: int, *, position: int, interrupted: bool) -> None:
+    """Run what is left of this turn's `wanted` calls, in order, one at a time; then tell the model.
+
+    `interrupted`: somebody has something to say first, so none of them starts and what runs is ended.
+    """
+    calls = calls_of(step.attempt, wanted, position=position)
     for call in calls:
         if call.state in {CallState.PLANNED, CallState.STARTED}:
-            run_call(step, call)
+            stop_call(step, call) if interrupted else run_call(step, call)
             if step.released:
                 return
     results: Body = {"role": "tool", "parts": [as_part(call) for call in calls]}
     with step.write(release=True):
         transcript.append(step.attempt, position + 1, results, redactor=step.redactor)
+
+
+def calls_of(attempt: Attempt, wanted: int, *, position: int) -> list[ToolCall]:
+    """The rows of the calls that the message at `position` asks for. Raises Corrupt if they are not all there."""
+    calls = list(ToolCall.objects.filter(attempt=attempt, position=position).order_by("index"))
+    if len(calls) != wanted:
+        raise Corrupt(f"message {position} of the transcript has {wanted} tool calls, and {len(calls)} are stored")
+    return calls
 
 
 def as_part(call: ToolCall) -> Part:
@@ -48,9 +64,64 @@ def as_part(call: ToolCall) -> Part:
     }
 
 
+def answered(attempt: Attempt, messages: list[Body]) -> list[Body]:
+    """The transcript of an attempt that has ended, with a result for every call: without one it cannot be told."""
+    wanted = transcript.tool_calls(messages[-1]) if messages else []
+    if not wanted:
+        return messages
+    results: list[Part] = []
+    for call in calls_of(attempt, len(wanted), position=len(messages) - 1):
+        if call.state != CallState.DONE:
+            call.result, call.is_error = NEVER_RUN if call.state == CallState.PLANNED else LOST, True
+        results.append(as_part(call))
+    return [*messages, {"role": "tool", "parts": results}]
+
+
+def stop_call(step: Step, call: ToolCall) -> None:
+    """Somebody's word comes first: end the call if it has begun, and start nothing."""
+    step.halt.check()
+    if not call.sandbox_id:
+        with transaction.atomic():
+            store_result(step, call, Result(NOT_RUN, is_error=True))
+            approvals.void(call)
+        return
+    try:
+        sandbox = same_sandbox(step, call)
+    except CallLost:
+        lose(step, call)
+        return
+    stopped(step, call, CallHands(step, call, sandbox))
+
+
+def stopped(step: Step, call: ToolCall, hands: CallHands) -> None:
+    """A command that does not end when it is told to takes its sandbox with it."""
+    live = call.name == bash.TOOL.name
+    try:
+        done = hands.stop(live=live)
+    except CallLost:
+        lose(step, call, sandbox_too=True)
+        return
+    except SandboxGone:
+        step.engine.remove(step.attempt.sandbox_name)
+        result = Result(f"{INTERRUPTED}{hands.printed()}", is_error=True)
+        with transaction.atomic():
+            store_result(step, call, result, New("sandbox.lost"), offset=hands.offset)
+            put_away(step)
+        return
+    text = done.text if live else ""
+    result = Result(f"{INTERRUPTED}{text}", is_error=True, exit_code=done.exit_code)
+    store_result(step, call, result, *hands.unstored, offset=hands.offset, **hands.counted())
+
+
+def put_away(step: Step) -> None:
+    """Store that we have removed the sandbox ourselves: no loss, and the next call that needs one starts it."""
+    step.attempt.sandbox_state, step.attempt.sandbox_id = SandboxState.GONE, ""
+    step.attempt.save(update_fields=["sandbox_state", "sandbox_id"])
+
+
 def run_call(step: Step, call: ToolCall) -> None:
     """Run one call, at most once, and store what came of it."""
-    limits.check_time(step.run)
+    limits.check_tool_call(step.run, step.spec)
     step.halt.check()
     try:
         tool = offered_tool(step, call.name)
@@ -62,9 +133,12 @@ def run_call(step: Step, call: ToolCall) -> None:
         act_here(step, call, tool, arguments)
         return
     try:
-        hands = begin(step, call)
+        hands = begin(step, call, tool)
     except CallLost:
         lose(step, call)
+        return
+    except approvals.NotApproved:
+        ask_or_refuse(step, call)
         return
     try:
         result = tool.run(arguments, hands)
@@ -77,7 +151,7 @@ def run_call(step: Step, call: ToolCall) -> None:
         # Also where only the records are lost: without them no command starts there again.
         lose(step, call, sandbox_too=True)
         return
-    store_result(step, call, result, *hands.unstored, offset=hands.offset)
+    store_result(step, call, result, *hands.unstored, offset=hands.offset, **hands.counted())
 
 
 def offered_tool(step: Step, name: str) -> Tool:
@@ -88,19 +162,58 @@ def offered_tool(step: Step, name: str) -> Tool:
     return offered[name]
 
 
-def begin(step: Step, call: ToolCall) -> CallHands:
-    """Commit that the call has started, before any sandbox hears of it. Raises CallLost, SandboxError."""
+def begin(step: Step, call: ToolCall, tool: Tool | None) -> CallHands:
+    """Commit that the call has started, before any sandbox hears of it. Raises CallLost, NotApproved, SandboxError."""
     stored = ToolCall.objects.filter(attempt=step.attempt, state__in=[CallState.DONE, CallState.LOST])
     forget = list(stored.order_by("-position", "-index").values_list("call_id", flat=True)[:8])
     if call.state == CallState.STARTED:
         sandbox = same_sandbox(step, call)
         return CallHands(step, call, sandbox, forget=forget)
+    guarded = tool is not None and approvals.needed(step.spec.approvals, tool, call.arguments)
+    if guarded and not approvals.is_good(call):  # before there is a sandbox for nothing
+        raise approvals.NotApproved(call.call_id)
     sandbox = running_sandbox(step)
     shown = {"toolName": call.name, "callId": call.call_id, "toolInput": shortened(call.arguments)}
     with step.write(New("tool.start", shown)):
+        if guarded:
+            approvals.use(call)
         call.state, call.sandbox_id, call.started_at = CallState.STARTED, sandbox.id, clock.now()
         call.save(update_fields=["state", "sandbox_id", "started_at"])
     return CallHands(step, call, sandbox, forget=forget)
+
+
+def ask_or_refuse(step: Step, call: ToolCall) -> None:
+    """Of a call that may not start now: park the run for somebody's word, or tell the model what that was."""
+    approval = approvals.of(call)
+    if approval is None:
+        ask_for_leave(step, call)
+    elif approval.state == ApprovalState.PENDING:
+        step.wait(WaitReason.APPROVAL)
+    else:
+        refuse(step, call, approval)
+
+
+def ask_for_leave(step: Step, call: ToolCall) -> None:
+    expires_at = clock.now() + timedelta(seconds=step.spec.approvals.expires_seconds)
+    asked = New(
+        "approval.asked",
+        {
+            "callId": call.call_id,
+            "toolName": call.name,
+            "toolInput": shortened(call.arguments),
+            "digest": approvals.digest_of(call),
+            "expires_at": isoformat(expires_at),
+        },
+    )
+    with transaction.atomic():
+        step.wait(WaitReason.APPROVAL, asked)
+        approvals.ask(step.lease.run_id, call, expires_at=expires_at)
+
+
+def refuse(step: Step, call: ToolCall, approval: Approval) -> None:
+    with transaction.atomic():
+        store_result(step, call, Result(approvals.refusal(approval, call), is_error=True))
+        approvals.void(call)
 
 
 def same_sandbox(step: Step, call: ToolCall) -> Sandbox:
@@ -152,7 +265,8 @@ class NoHands:
         raise SandboxError("this tool has no hands in the sandbox")
 
 
-def store_result(step: Step, call: ToolCall, result: Result, *before: New, offset: int = 0) -> None:
+def store_result(step: Step, call: ToolCall, result: Result, *before: New, offset: int = 0, **sets: Any) -> None:
+    """`sets`: further columns of the run."""
     now = clock.now()
     ended = New(
         "tool.end",
@@ -165,11 +279,12 @@ def store_result(step: Step, call: ToolCall, result: Result, *before: New, offse
             **({} if result.exit_code is None else {"exitCode": result.exit_code}),
         },
     )
-    sets: dict[str, Any] = {}
     said: list[New] = []
     if result.status_text is not None:
         sets["status_text"] = step.redactor.text(storable.text(result.status_text))
         said.append(New("status.text", {"text": result.status_text}))
+    if result.rerun:
+        sets["rerun_requested"] = True
     with step.write(*before, *said, ended, **sets):
         call.state, call.ended_at, call.offset = CallState.DONE, now, offset
         call.result, call.is_error, call.exit_code = (

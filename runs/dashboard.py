@@ -16,20 +16,32 @@ from zoneinfo import ZoneInfo
 from django.db.models import Count, F, Min, QuerySet
 from django.db.models.functions import Left
 from django.http import HttpRequest
+from django.urls import reverse
 
 from agents import clock, schedule
 from agents.ids import first_id
 from agents.models import Agent
-from agents.pages import change_url
+from agents.pages import change_url, page_url
+from runs import alerts, breaker
 from runs.bells import HEARD_OF
 from runs.facts import Line, code_of, waiting_for
-from runs.models import Event, Host, Run, Status
+from runs.models import Alert, Event, Host, Run, Status
 
 SHOWN = 30  # rows of one kind
 NEXT = 10
 FAILURES = 5
 RECENT = timedelta(days=1)  # how far back failures are looked for: no index knows them
 QUESTION_SHOWN = 300  # characters
+
+AGENT, RUN = ("agents", "agent"), ("runs", "run")
+# An alert's kind → what page its subject has.
+PAGES = {
+    alerts.SCHEDULE_LATE: AGENT,
+    alerts.LINE_STUCK: AGENT,
+    breaker.KIND: AGENT,
+    "dead_letters": AGENT,
+    alerts.RUN_SILENT: RUN,
+}
 
 COLUMNS = (
     "id", "agent", "status", "wait_reason", "status_text", "turns", "error", "has_slot", "last_event",
@@ -71,7 +83,7 @@ class Fleet:
     def now(cls) -> Fleet:
         now = clock.now()
         hosts = list(Host.objects.order_by("name"))
-        panels = [running(), waiting(hosts, now), upcoming(now), failures(now), machines(hosts, now)]
+        panels = [*alarms(), running(), waiting(hosts, now), upcoming(now), failures(now), machines(hosts, now)]
         return cls(now, [*panels, *(panel for more in _also if (panel := more(now)) is not None)])
 
 
@@ -92,6 +104,20 @@ def front_page(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
 
 
 # --- the panels -------------------------------------------------------------------------------------------------
+
+
+def alarms() -> list[Panel]:
+    """What an operator must know now, above everything else; no panel where there is nothing."""
+    standing = Alert.objects.filter(cleared_at=None).order_by("-raised_at")
+    chosen = list(standing[:SHOWN])
+    rows = [Row(alert.kind, page_of(alert), alert.message, alert.raised_at, "since", alarm=True) for alert in chosen]
+    return [Panel("Alerts", rows, more=rest(standing, chosen), alarm=True)] if rows else []
+
+
+def page_of(alert: Alert) -> str:
+    """The page of what the alert is about; the front page where it is no one thing."""
+    app, model = PAGES.get(alert.kind, ("", ""))
+    return page_url(app, model, alert.subject) if app else reverse("admin:index")
 
 
 def runs() -> QuerySet[Run]:
@@ -192,6 +218,6 @@ def is_alive(host: Host, now: datetime) -> bool:
     return host.last_seen_at > now - HEARD_OF
 
 
-def rest(rows: QuerySet[Run], shown: Sequence[Run]) -> int:
+def rest(rows: QuerySet[Any], shown: Sequence[Any]) -> int:
     """How many more there are than are shown; counted only when there may be some."""
     return max(0, rows.count() - len(shown)) if len(shown) == SHOWN else 0

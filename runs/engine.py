@@ -3,7 +3,7 @@
     advance(step):  no messages          → the prompt
                     the model's turn     → ask it            → its message, and a row for every tool call
                     tool calls pending   → run them in order → their results
-                    an answer, no calls  → finished
+                    an answer, no calls  → finished, unless somebody has said something more
 
 Each call of `advance` does one of these, stores it, and lets go; the doorbell brings the next. What is stored is
 the whole state, so any process may be killed between any two lines here and another goes on.
@@ -20,10 +20,12 @@ from django.db import transaction
 from django.db.models import F
 
 from agents import storable
-from runs import calls, limits, llm, prompt, tools, transcript
+from agents.spec import ModelSpec
+from runs import calls, command_agent, inbox, limits, llm, prompt, tools, transcript
 from runs.db import release_connection
 from runs.events import New
-from runs.models import SandboxState, ToolCall
+from runs.llm import prices
+from runs.models import Run, RunInput, SandboxState, ToolCall
 from runs.sandbox.base import Sandbox
 from runs.step import Step
 from runs.tools.base import Tool
@@ -34,51 +36,105 @@ GO_ON = "Your answer was cut off at the output limit. Go on from where it ends."
 
 def advance(step: Step) -> None:
     """Do one thing. Raises what ends a step early: Halted, LeaseLost, limits.Over, ModelError, SandboxError…"""
+    if step.spec.kind == "command":
+        command_agent.advance(step)
+        return
     step.halt.check()
     messages = transcript.load(step.attempt)
+    waiting = inbox.pending(step.run.pk)
+    step.halt.heard = inbox.newest_interrupt(waiting)
     if not messages:
-        messages = prompt.build(step.spec, prompt.Trigger.of(step.run))
-        take_turn(step, messages, stored=0)
+        take_turn(step, beginning(step), waiting, stored=0)
     elif messages[-1]["role"] == "assistant":
-        act_on(step, messages)
+        act_on(step, messages, interrupted=step.halt.heard > 0)
     else:
-        take_turn(step, messages, stored=len(messages))
+        take_turn(step, messages, waiting, stored=len(messages))
 
 
-def act_on(step: Step, messages: Sequence[Body]) -> None:
+def beginning(step: Step) -> list[Body]:
+    """What the attempt begins with: the prompt, or all of the run that this one goes on from, and the new input."""
+    earlier = earlier_messages(step.run.resumed_from)
+    if earlier:
+        messages = [*earlier, prompt.resumed(step.run.input)]
+    else:
+        messages = prompt.build(step.spec, prompt.Trigger.of(step.run))
+    retold = inbox.retold(step.run.pk) if step.attempt.number > 1 else []
+    return [*messages, inbox.as_message(retold)] if retold else messages
+
+
+def earlier_messages(run: Run | None) -> list[Body]:
+    """The transcript of the run's last attempt; of the one before it, if it never spoke to a model. Raises Corrupt."""
+    while run is not None:
+        attempt = run.attempts.order_by("-number").first()
+        messages = transcript.load(attempt) if attempt else []
+        if attempt and messages:
+            return calls.answered(attempt, messages)
+        run = run.resumed_from
+    return []
+
+
+def act_on(step: Step, messages: Sequence[Body], *, interrupted: bool) -> None:
     """The model has spoken and nobody has acted on it yet."""
     answer = messages[-1]
-    if transcript.tool_calls(answer):
-        calls.run_tools(step, position=len(messages) - 1)
+    if wanted := transcript.tool_calls(answer):
+        calls.run_tools(step, len(wanted), position=len(messages) - 1, interrupted=interrupted)
     elif was_cut(answer):
         with step.write(release=True):
             body: Body = {"role": "user", "parts": [{"type": "text", "text": GO_ON}]}
             transcript.append(step.attempt, len(messages), body, redactor=step.redactor)
     else:
+        with step.write(progress=False):
+            finish_or_hear(step, answer, position=len(messages))
+
+
+def finish_or_hear(step: Step, answer: Body, *, position: int, release: bool = True) -> None:
+    """The run ends with this answer, unless an input waits: that is entry `position` then.
+
+    Inside a transaction that has written to the run's row: an input that is not here now comes after the end.
+    """
+    given = inbox.after_answer(inbox.pending(step.run.pk))
+    if not given:
         step.finish(transcript.text(answer))
+        return
+    with step.write(*inbox.delivered(given), release=release):
+        hear(step, given, position=position)
+
+
+def hear(step: Step, given: Sequence[RunInput], *, position: int) -> None:
+    transcript.append(step.attempt, position, inbox.as_message(given), redactor=step.redactor)
+    inbox.deliver(given)
 
 
 # --- the model's turn -------------------------------------------------------------------------------------------
 
 
-def take_turn(step: Step, messages: Sequence[Body], *, stored: int) -> None:
-    """Ask the model, and on the first turn start the sandbox beside it. `messages[stored:]` are new."""
-    limits.check_model_request(step.run, step.spec)
+def take_turn(step: Step, messages: Sequence[Body], waiting: Sequence[RunInput], *, stored: int) -> None:
+    """Ask the model, and on the first turn start the sandbox beside it. `messages[stored:]` are new.
+
+    Of the inputs that wait, those that are for now are said to it first.
+    """
+    given = inbox.before_request(waiting)
     model = llm.choose(step.spec.models)
+    limits.check_model_request(step.run, step.spec, priced=prices.of_input(model, 0) is not None)
     offered = tools.offered(step.spec.tools)
     image = step.prepare_sandbox() if wants_sandbox_now(step, offered) else None
+    new, messages = messages[stored:], [*messages, *([inbox.as_message(given)] if given else [])]
     step.estimate = transcript.estimated_tokens(messages)
     started = [New("sandbox.start", {"image": image})] if image else []
     with step.write(
         *lost_request(step),
         *started,
+        *inbox.delivered(given),
         New("model.start", {"model": f"{model.provider}:{model.model}", "turn": step.run.turns + 1}),
         progress=False,
         open_request_tokens=step.estimate,
+        open_request_cost=prices.of_input(model, step.estimate),
         **count_lost_request(step),
     ):
-        for position, body in enumerate(messages[stored:], stored):
+        for position, body in enumerate(new, stored):
             transcript.append(step.attempt, position, body, redactor=step.redactor)
+        if given:
+            hear(step, given, position=len(messages) - 1)
         if image:
             step.sandbox_is_starting(image)
     asked = llm.submit(
@@ -87,12 +143,13 @@ def take_turn(step: Step, messages: Sequence[Body], *, stored: int) -> None:
             messages=messages,
             tools=[tool.schema for tool in offered],
             read_file=step.read_file,
+            progressed=step.progressed,
         )
     )
     box = step.start_sandbox(image) if image else None
     try:
         answer = await_answer(step, asked, box)
-        store_answer(step, answer, position=len(messages), last=box is None or step.known_sandbox is not None)
+        store_answer(step, answer, model, position=len(messages), last=box is None or step.known_sandbox is not None)
         if not step.released and box is not None:
             step.note_sandbox(box, release=True)
     finally:
@@ -118,10 +175,11 @@ def await_answer(step: Step, asked: Future[Body], box: Future[Sandbox] | None) -
     return asked.result()
 
 
-def store_answer(step: Step, answer: Body, *, position: int, last: bool) -> None:
+def store_answer(step: Step, answer: Body, model: ModelSpec, *, position: int, last: bool) -> None:
     """The message, the planned calls and what they cost, in one transaction; the end of the run if it is one."""
     usage = answer.get("usage") or {"input": 0, "output": 0, "cache_read": 0, "cache_write": 0}
     wanted = transcript.tool_calls(answer)
+    cost = prices.cost(model, usage)
     turn = New(
         "model.turn",
         {
@@ -130,6 +188,7 @@ def store_answer(step: Step, answer: Body, *, position: int, last: bool) -> None
             "text": transcript.text(answer),
             "toolCalls": [{"name": call["name"], "callId": f"{position}-{n}"} for n, call in enumerate(wanted)],
             "usage": usage,
+            "costUsd": None if cost is None else str(cost),
         },
     )
     lost = answer.get("lost_requests", 0)
@@ -140,6 +199,7 @@ def store_answer(step: Step, answer: Body, *, position: int, last: bool) -> None
         "output_tokens": F("output_tokens") + usage["output"],
         "cache_read_tokens": F("cache_read_tokens") + usage["cache_read"],
         "cache_write_tokens": F("cache_write_tokens") + usage["cache_write"],
+        "cost": spent["cost"] + (cost or 0),
     }
     over = not wanted and not was_cut(answer)
     with transaction.atomic():
@@ -149,7 +209,7 @@ def store_answer(step: Step, answer: Body, *, position: int, last: bool) -> None
                 planned(step, call, position=position, index=index) for index, call in enumerate(wanted)
             )
         if over:
-            step.finish(transcript.text(answer))
+            finish_or_hear(step, answer, position=position + 1, release=last)
 
 
 def planned(step: Step, call: Part, *, position: int, index: int) -> ToolCall:
@@ -184,4 +244,8 @@ def count_lost_request(step: Step) -> dict[str, Any]:
     lost = step.run.open_request_tokens
     if not lost:
         return {}
-    return {"input_tokens": F("input_tokens") + lost, "estimated_tokens": F("estimated_tokens") + lost}
+    return {
+        "input_tokens": F("input_tokens") + lost,
+        "estimated_tokens": F("estimated_tokens") + lost,
+        "cost": F("cost") + (step.run.open_request_cost or 0),
+    }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +12,9 @@ from agents import clock
 from agents.models import Agent
 from agents.pages import change_url, length, moment, page_url
 from agents.spec import AgentSpec, Limits
+from runs import approvals, limits
 from runs.bells import HEARD_OF
+from runs.line import AT_WORK
 from runs.models import Attempt, Host, Run, Status, TriggerKind, WaitReason
 
 # Status → unfold's variant of a label.
@@ -60,6 +63,8 @@ class Line:
         """Why the next in the agent's line has not started, in words."""
         if agent.refusal:
             return agent.refusal
+        if agent.broken and agent.probe_at and agent.probe_at > clock.now():
+            return f"{agent.failures_in_a_row} failed in a row, one is tried at {moment(agent.probe_at)} UTC"
         if not self.hosts_alive:
             return "no worker is there to take it"
         if self.in_use >= agent.scale:
@@ -76,7 +81,7 @@ def standing(run: Run, line: Line | None = None) -> str:
         return "cancel requested: stopping"
     match run.status:
         case Status.PENDING:
-            return f"in line: {(line or Line.of(run.agent)).waits_for(run.agent)}"
+            return f"in line: {held_up_by(run) or (line or Line.of(run.agent)).waits_for(run.agent)}"
         case Status.PROCESSING if not run.has_slot:
             return "woken, in line for a free slot"
         case Status.PROCESSING:
@@ -85,6 +90,16 @@ def standing(run: Run, line: Line | None = None) -> str:
             return waiting_for(run)
         case Status.FAILED:
             return f"{code_of(run)}: {(run.error or {}).get('message', '')}"
+    return ""
+
+
+def held_up_by(run: Run) -> str:
+    """Another run of its claim key or session that is at work; empty if there is none."""
+    at_work = Run.objects.filter(agent=run.agent_id, status__in=AT_WORK)
+    for column, word in (("claim_key", "claim key"), ("session_key", "session")):
+        if key := getattr(run, column):
+            for other in at_work.filter(**{column: key}).values_list("pk", flat=True)[:1]:
+                return f"{other} of the same {word} is not over"
     return ""
 
 
@@ -117,16 +132,19 @@ def spec_of(run: Run) -> AgentSpec:
     return run.version.read() if run.version else run.agent.spec
 
 
-def facts(run: Run, attempt: Attempt | None) -> list[Fact]:
-    limits = spec_of(run).limits
+def facts(run: Run, attempts: Sequence[Attempt]) -> list[Fact]:
+    """`attempts` are all of the run's, in their order."""
+    spec = spec_of(run)
+    own = limits.of(run, spec)
     return [
         Fact("Run", run.pk),
         Fact("Agent", run.agent.name, change_url(run.agent)),
         *because(run),
-        *times(run, limits),
-        Fact("Turns", spent(run.turns, run.max_turns, limits.turns)),
-        Fact("Tokens", spent(run.tokens, run.token_budget, limits.tokens), note=tokens_in_detail(run)),
-        *places(run, attempt),
+        *related(run, spec),
+        *times(run, own),
+        *spendings(run, own),
+        *tries(attempts, spec),
+        *places(run, attempts[-1] if attempts else None),
     ]
 
 
@@ -134,6 +152,8 @@ def because(run: Run) -> Iterator[Fact]:
     """Why the run exists, with the page of what caused it."""
     yield Fact("Started by", TriggerKind(run.trigger).label.lower())
     app, model, word = CAUSES.get(run.caused_by.partition("_")[0], ("", "", ""))
+    if run.rerun_of_id and run.caused_by == run.rerun_of_id:
+        return
     if app:
         yield Fact("Cause", f"{word} {run.caused_by}", page_url(app, model, run.caused_by))
     elif run.caused_by:
@@ -144,7 +164,27 @@ def because(run: Run) -> Iterator[Fact]:
         yield Fact("Scheduled for", f"{moment(run.scheduled_for)} UTC")
 
 
-def times(run: Run, limits: Limits) -> Iterator[Fact]:
+def related(run: Run, spec: AgentSpec) -> Iterator[Fact]:
+    """What it shares with other runs: a claim key, a session, what it repeats or resumes, and what came after it."""
+    if run.claim_key:
+        yield Fact("Claim key", run.claim_key)
+    if run.session_key:
+        yield Fact("Session key", run.session_key)
+    if run.rerun_of_id:
+        yield run_fact("Rerun of", run.rerun_of_id, note=f"rerun {run.rerun_number} of {spec.max_reruns} at most")
+    if run.resumed_from_id:
+        yield run_fact("Resumed from", run.resumed_from_id)
+    if run.terminal:
+        for label, followers in (("Followed by", run.reruns), ("Resumed by", run.resumptions)):
+            for pk in followers.filter(delete_requested_at=None).order_by("pk").values_list("pk", flat=True)[:5]:
+                yield run_fact(label, pk)
+
+
+def run_fact(label: str, run_id: str, note: str = "") -> Fact:
+    return Fact(label, run_id, page_url("runs", "run", run_id), note)
+
+
+def times(run: Run, own: Limits) -> Iterator[Fact]:
     yield Fact("Asked for", f"{moment(run.created_at)} UTC")
     if run.started_at:
         yield Fact("Started", f"{moment(run.started_at)} UTC")
@@ -152,16 +192,27 @@ def times(run: Run, limits: Limits) -> Iterator[Fact]:
         yield Fact("Duration", duration(run), **counts)  # type: ignore[arg-type]
     if run.finished_at:
         yield Fact("Ended", f"{moment(run.finished_at)} UTC")
-    wall = run.wall_seconds if run.wall_seconds is not None else limits.wall_seconds
+    wall = own.wall_seconds
     if run.status == Status.PROCESSING and run.deadline_at:
         left = length((run.deadline_at - clock.now()).total_seconds())
         yield Fact("Time left", left, note=f"of {length(wall)}", at=run.deadline_at, counts="left")
     elif not run.terminal:
         yield Fact("Time limit", length(wall) if wall else "none", note="waiting does not count")
+    if own.idle_seconds and not run.terminal:
+        yield Fact("Idle limit", length(own.idle_seconds), note="without a word from the model or a command")
 
 
-def spent(used: int, own: int | None, agents: int) -> str:
-    limit = own if own is not None else agents
+def spendings(run: Run, own: Limits) -> Iterator[Fact]:
+    yield Fact("Turns", spent(run.turns, own.turns))
+    yield Fact("Tokens", spent(run.tokens, own.tokens), note=tokens_in_detail(run))
+    if run.cost or own.usd:
+        yield Fact("Cost", f"${run.cost:,.4f}" + (f" of ${own.usd:,.4f}" if own.usd else ""))
+    yield Fact("Output", f"{spent(run.output_bytes, own.output_bytes)} bytes")
+    if run.exit_code is not None:
+        yield Fact("Exit code", str(run.exit_code))
+
+
+def spent(used: int, limit: int) -> str:
     return f"{used:,} of {limit:,}" if limit else f"{used:,}"
 
 
@@ -174,26 +225,69 @@ def tokens_in_detail(run: Run) -> str:
     return ", ".join(parts)
 
 
+def tries(attempts: Sequence[Attempt], spec: AgentSpec) -> Iterator[Fact]:
+    """Which attempt this is, and how the earlier ones ended; each leads to its own transcript."""
+    if not attempts:
+        return
+    newest, most = attempts[-1].number, 1 if spec.retry == "never" else spec.attempts.most
+    url = f"?attempt={newest}" if newest > 1 else ""
+    yield Fact("Attempt", f"{newest} of {most}" if newest <= most else str(newest), url)
+    for earlier in reversed(attempts[:-1]):
+        error = earlier.error or {}
+        text = str(error.get("code", "ended"))
+        yield Fact(f"Attempt {earlier.number}", text, f"?attempt={earlier.number}", str(error.get("message", "")))
+
+
 def places(run: Run, attempt: Attempt | None) -> Iterator[Fact]:
     if run.host:
         yield Fact("Host", run.host.name, note=run.host.pk)
     if attempt is None:
         return
-    yield Fact("Attempt", str(attempt.number))
     yield Fact("Sandbox", f"{attempt.sandbox_state} {attempt.sandbox_id}".strip(), note=attempt.sandbox_name)
     if attempt.image:
         yield Fact("Image", attempt.image)
 
 
+@dataclass(frozen=True)
+class Leave:
+    """The call a run asks leave for, as stored: all of it, and without signs that hide or turn what is read."""
+
+    call_id: str
+    tool: str
+    digest: str
+    expires_at: datetime
+    arguments: list[tuple[str, str]]
+
+    @classmethod
+    def of(cls, run: Run) -> Leave | None:
+        approval = approvals.open_one(run)
+        if approval is None:
+            return None
+        call = approval.call
+        return cls(call.call_id, call.name, approval.digest, approval.expires_at, written_out(call.arguments))
+
+
+def written_out(arguments: Any) -> list[tuple[str, str]]:
+    """Each argument by name, in text without a character that cannot be seen."""
+    named = arguments if isinstance(arguments, dict) else {"arguments": arguments}
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in named.items()}
+    return [(visible(name), visible(text)) for name, text in texts.items()]
+
+
+def visible(text: str) -> str:
+    """Whatever shows nothing, or changes how other text is shown, by its number; lines stay lines."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else f"\\u{{{ord(sign):x}}}" for sign in text)
+
+
 def context_for(run: Run, *, may_operate: bool) -> dict[str, Any]:
     """All that the page's live part shows, for the page and for its refreshes alike."""
-    attempt = run.attempts.order_by("-number").first()
     return {
         "run": run,
         "color": COLORS.get(run.status, "default"),
         "standing": standing(run),
-        "facts": facts(run, attempt),
+        "facts": facts(run, list(run.attempts.order_by("number"))),
         "asks": may_operate and run.status == Status.WAITING and run.wait_reason == WaitReason.INPUT,
+        "leave": Leave.of(run) if may_operate else None,
         "may_cancel": may_operate and not run.terminal and run.cancel_requested_at is None,
         "now": clock.now(),
     }

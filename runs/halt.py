@@ -11,8 +11,10 @@ from typing import Any
 
 class Why(StrEnum):
     CANCEL = "cancel"  # somebody asked for it
+    INTERRUPT = "interrupt"  # somebody has something to say first
     LOST = "lost"  # another process has the lease now
     DEADLINE = "deadline"  # the run's time is up
+    IDLE = "idle"  # it has said nothing for too long
     STOPPING = "stopping"  # this process is going away
 
 
@@ -29,6 +31,7 @@ class Halt:
 
     def __init__(self) -> None:
         self.why: Why | None = None
+        self.heard = 0  # the newest interrupt that the step knew of when it began: it needs no telling
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], Any]] = []
 
@@ -40,6 +43,11 @@ class Halt:
             listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener()
+
+    def interrupt(self, newest: int) -> None:
+        """Set for an interrupt of that number, if the step does not know of it. 0: there is none."""
+        if newest > self.heard:
+            self.set(Why.INTERRUPT)
 
     def check(self) -> None:
         """Raises Halted if it is set."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
+
+from django.db.models import F
 
 from agents.redaction import RedactedStream
-from runs import events
+from runs import events, limits
 from runs.db import release_connection
 from runs.models import Event, ToolCall
 from runs.sandbox.base import Command, Ending, Following, Sandbox, SandboxGone
@@ -20,6 +23,11 @@ KEPT = 1024 * 1024  # characters of one call's output that become events
 STRETCH = 30.0  # seconds a step follows a command before it gives others its thread
 WHOLE = 4 * 1024 * 1024  # bytes that a command which is not live may print
 INSIDE_FIRST = 30  # seconds the sandbox's own watchdog has before the outside gives up on it
+
+
+STOP_GRACE = 3  # seconds that an interrupted command has to end by itself
+STOPPED_WITHIN = 2.0  # seconds after that until its last word is read
+NOTHING = ("true",)  # a command that does nothing
 
 
 class Again(Exception):
@@ -66,8 +74,9 @@ class CallHands:
         self._sandbox = sandbox
         self._forget = forget
         self._commands = 0
+        self._inside_first: float = INSIDE_FIRST
         self.unstored: list[events.New] = []  # output not yet stored: goes into the call's last transaction
-        self.offset = call.offset
+        self.offset = self._stored = call.offset
 
     def exec(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: int = 60, live: bool = False) -> Finished:
         """See `Hands.exec`. Raises Halted, Again, CallLost, SandboxError."""
@@ -94,9 +103,23 @@ class CallHands:
             raise CallLost
         return Finished(text, raw, outcome.ending, outcome.exit_code)
 
+    def stop(self, *, live: bool) -> Finished:
+        """End what this call has begun, and follow that to its end. What has not begun never will.
+
+        Raises SandboxGone if it does not end; else as `exec`.
+        """
+        release_connection()
+        self._step.engine.stop_commands(self._sandbox, grace=STOP_GRACE)
+        self._inside_first = STOPPED_WITHIN
+        return self.exec(NOTHING, timeout=1, live=live)
+
+    def printed(self) -> str:
+        """What is stored of the call's output."""
+        return self._stored_so_far().text()
+
     def _follow_whole(self, following: Following, timeout: int) -> tuple[str, bytes]:
         gathered = bytearray()
-        end = time.monotonic() + timeout + INSIDE_FIRST
+        end = time.monotonic() + timeout + self._inside_first
         release_connection()
         while (data := following.read(1.0)) is not None:
             gathered += data[: WHOLE - len(gathered)]
@@ -109,11 +132,13 @@ class CallHands:
         began_at = self._call.offset
         gathered, flush_at = "", 0.0
         now = time.monotonic()
-        stretch_end, end = now + STRETCH, now + timeout + INSIDE_FIRST
+        stretch_end, end = now + STRETCH, now + timeout + self._inside_first
         while True:
             wait = max(0.0, flush_at - time.monotonic()) if gathered else 1.0
             release_connection()
             data = following.read(wait)
+            if data:
+                self._step.progressed()
             text = stream.feed(data or b"", last=data is None)
             excerpt.feed(text)
             self.offset = began_at + stream.consumed
@@ -127,6 +152,7 @@ class CallHands:
                 self._gather(gathered, excerpt.size)
                 self._store()
                 gathered = ""
+                limits.check_output(self._step.run, self._step.spec, self._step.run.output_bytes)
             if now >= stretch_end:
                 self._gather(gathered, excerpt.size)
                 self._store()
@@ -138,7 +164,7 @@ class CallHands:
     def _stored_so_far(self) -> Excerpt:
         """What earlier steps stored of this call's output."""
         excerpt = Excerpt()
-        if self._call.offset:
+        if self.offset:
             rows = Event.objects.filter(run_id=self._step.run.pk, type="output", data__callId=self._call.call_id)
             for data in rows.order_by("number").values_list("data", flat=True):
                 excerpt.feed(data["text"])
@@ -154,9 +180,16 @@ class CallHands:
                 self.unstored.append(events.New("output.cut", note))
 
     def _store(self) -> None:
-        with self._step.write(*self.unstored):
+        with self._step.write(*self.unstored, progress=bool(self.unstored), **self.counted()):
             ToolCall.objects.filter(pk=self._call.pk).update(offset=self.offset)
+        self._step.run.output_bytes += self.offset - self._stored
+        self._stored = self.offset
         self.unstored = []
+
+    def counted(self) -> dict[str, Any]:
+        """The run's column for what has been printed since the last store."""
+        printed = self.offset - self._stored
+        return {"output_bytes": F("output_bytes") + printed} if printed else {}
 
     def _give_up_after(self, end: float, timeout: int) -> None:
         if time.monotonic() > end:

@@ -29,6 +29,7 @@ RENEW_EVERY = 5.0  # seconds
 GIVE_UP_AFTER = 15.0  # seconds without a renewal; less than TERM, so that a holder stops before another starts
 TAKEOVERS = 3  # in a row without progress; the next one fails the run
 BACKOFF = (0, 2, 4, 8)  # seconds past the expiry before takeover 1, 2, 3 and the verdict
+LONG_ENDED = timedelta(seconds=1)  # so that the sweep waits for no bell: nobody has rung one
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,12 @@ def release(lease: Lease) -> None:
             bells.ring_run(lease.run_id, host)
 
 
+def end(leases: Collection[Lease]) -> None:
+    """Let them run out now: whoever goes on takes over."""
+    for lease in leases:
+        held(lease).update(lease_expires_at=clock.now() - LONG_ENDED)
+
+
 def freed(now: datetime) -> dict[str, object]:
     """The columns of a run nobody works on; the sweep looks at it from `now` on."""
     return {"lease_owner": "", "lease_expires_at": now}
@@ -115,12 +122,17 @@ def expire_of_dead(folder: Path, living: str) -> int:
             continue
         try:
             with private_files.locked(file):
-                rows = Run.objects.filter(lease_owner=owner, lease_expires_at__gt=clock.now())
-                expired += rows.update(lease_expires_at=clock.now())
+                expired += _expire_of(owner)
                 file.unlink()
         except private_files.Locked:
             continue
     return expired
+
+
+def _expire_of(owner: str) -> int:
+    ended = clock.now() - LONG_ENDED
+    rows = Run.objects.filter(lease_owner=owner, lease_expires_at__gt=ended)
+    return rows.update(lease_expires_at=ended)
 
 
 def _expired(now: datetime) -> Q:

@@ -5,7 +5,7 @@ told when it commits. A verb that finds the run elsewhere than it expects change
 
     pending ──claim──▶ processing ──finish──▶ finished
        │                │  ▲   └────fail────▶ failed
-       │              wait wake
+       │        wait, retry wake
        │                ▼  │
        └──cancel──▶   waiting   ──cancel──▶ canceled
 """
@@ -18,15 +18,19 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Case, F, Q, When
+from django.db.models import F, Q
+from pydantic import ValidationError
 
 from agents import clock
 from agents.models import Agent, Workspace
 from agents.redaction import NOTHING_SECRET, Redactor
-from runs import bells, events, leases, limits
+from agents.spec import AgentSpec
+from runs import bells, breaker, events, inbox, leases, limits, line
 from runs.leases import Lease, LeaseLost
 from runs.models import (
     KEEP_THE_SLOT,
+    Approval,
+    ApprovalState,
     Attempt,
     CallState,
     Run,
@@ -41,13 +45,12 @@ TRANSITIONS: dict[str, tuple[frozenset[Status], Status]] = {
     "create": (frozenset(), Status.PENDING),
     "claim": (frozenset({Status.PENDING}), Status.PROCESSING),
     "wait": (frozenset({Status.PROCESSING}), Status.WAITING),
+    "retry": (frozenset({Status.PROCESSING}), Status.WAITING),
     "wake": (frozenset({Status.WAITING}), Status.PROCESSING),
     "finish": (frozenset({Status.PROCESSING}), Status.FINISHED),
     "fail": (frozenset({Status.PENDING, Status.PROCESSING, Status.WAITING}), Status.FAILED),
     "cancel": (frozenset({Status.PENDING, Status.PROCESSING, Status.WAITING}), Status.CANCELED),
 }
-
-HOST_IS_DEAD = timedelta(seconds=60)  # not heard of for this long: its runs are anybody's
 
 NOBODYS: dict[str, Any] = {"lease_owner": "", "lease_expires_at": None}
 
@@ -63,6 +66,7 @@ class Cause:
 
 def create(agent: Agent, cause: Cause, **fields: Any) -> Run:
     """A pending run in the agent's line."""
+    now = clock.now()
     run = Run(
         workspace_id=agent.workspace_id,
         agent=agent,
@@ -71,7 +75,7 @@ def create(agent: Agent, cause: Cause, **fields: Any) -> Run:
         caused_by=cause.caused_by,
         status=TRANSITIONS["create"][1],
         last_event=1,
-        **{"priority": agent.priority, **fields},
+        **{"priority": agent.priority, "created_at": now, "queued_at": now, **fields},
     )
     with transaction.atomic():
         run.save(force_insert=True)
@@ -89,10 +93,13 @@ def claim(agent_id: int, *, owner: str, host_id: str) -> Lease | None:
     """
     with transaction.atomic():
         agent = _lock_agent(agent_id)
-        if agent is None or not _free_slots(agent):
+        if agent is None or not line.has_room(agent):
             return None
-        run = _next_in_line(agent, host_id)
+        run = line.first(agent, host_id)
         if run is None:
+            return None
+        if unreadable := _unreadable(agent):
+            fail_pending(run, "CORRUPT", unreadable)
             return None
         lease = Lease(run.pk, owner, run.lease_epoch + 1)  # nobody else takes leases of a run without a slot
         return lease if _seat(run, agent, lease, host_id=host_id) else None
@@ -160,9 +167,47 @@ def wake(
     return moved
 
 
-def finish(lease: Lease, output: str, *, redactor: Redactor, also: Sequence[events.New] = ()) -> None:
+def retry(
+    lease: Lease, run: Run, error: dict[str, Any], *, wake_at: datetime, host_id: str, redactor: Redactor
+) -> None:
+    """This attempt has failed with `error`; at `wake_at` the next begins on that host, in the same slot.
+
+    Raises LeaseLost.
+    """
+    now = clock.now()
+    with transaction.atomic(savepoint=False):
+        number = Attempt.objects.filter(run_id=run.pk).count()
+        failed = events.New("attempt.failed", {**error, "attempt": number, "next": events.isoformat(wake_at)})
+        fresh = {"deadline_at": _deadline(run, run.version.read(), now) if run.version else None, "takeovers": 0}
+        _move_leased(
+            "retry",
+            lease,
+            also=[failed],
+            redactor=redactor,
+            change_reason=WaitReason.RETRY,
+            wait_reason=WaitReason.RETRY,
+            wake_at=wake_at,
+            waiting_since=now,
+            machinery_waits=0,
+            host_id=host_id,
+            **{**limits.unanswered(1), **fresh},
+        )
+        _close_attempts(run.pk, error)
+        Attempt.objects.create(run_id=run.pk, number=number + 1, host_id=host_id)
+
+
+def finish(
+    lease: Lease,
+    output: str,
+    *,
+    redactor: Redactor,
+    also: Sequence[events.New] = (),
+    exit_code: int | None = None,
+) -> None:
     """The work is done and says so. Raises LeaseLost."""
-    _end_leased("finish", lease, also=also, redactor=redactor, output=output)
+    with transaction.atomic(savepoint=False):
+        _end_leased("finish", lease, also=also, redactor=redactor, output=output, exit_code=exit_code)
+        breaker.succeeded(_agent_of(lease.run_id))
 
 
 def fail(
@@ -173,10 +218,13 @@ def fail(
     redactor: Redactor,
     also: Sequence[events.New] = (),
     details: dict[str, Any] | None = None,
+    exit_code: int | None = None,
 ) -> None:
     """The run is over and did not succeed. `code` is stable, `message` is for people. Raises LeaseLost."""
     error = {**(details or {}), "code": code, "message": redactor.text(message)}
-    _end_leased("fail", lease, also=also, redactor=redactor, change_reason=code, error=error)
+    with transaction.atomic(savepoint=False):
+        _end_leased("fail", lease, also=also, redactor=redactor, change_reason=code, error=error, exit_code=exit_code)
+        breaker.failed(_agent_of(lease.run_id), code)
 
 
 def cancel(lease: Lease, *, redactor: Redactor) -> None:
@@ -184,28 +232,63 @@ def cancel(lease: Lease, *, redactor: Redactor) -> None:
     _end_leased("cancel", lease, redactor=redactor)
 
 
+def fail_pending(run: Run, code: str, message: str) -> bool:
+    """A run that cannot even begin has failed. False: it is not pending."""
+    error = {"code": code, "message": message}
+    with transaction.atomic():
+        moved = _move(
+            "fail",
+            run.pk,
+            where=Q(status=Status.PENDING),
+            old=Status.PENDING,
+            redactor=NOTHING_SECRET,
+            change_reason=code,
+            error=error,
+            **_ended(),
+        )
+        if moved:
+            _settle(run.pk)
+            breaker.failed(run.agent_id, code)
+    return moved
+
+
+def replace(run_id: str, reason: str) -> bool:
+    """Cancel a run that has not begun, because another takes its place. False: it has begun."""
+    return _cancel_idle(run_id, Status.PENDING, reason)
+
+
+def postpone(run_id: str, tick: datetime, cause: Cause) -> bool:
+    """A scheduled run that has not begun stands for a later tick from now on. False: it has begun."""
+    moved = events.New("tick.moved", {"to": events.isoformat(tick)})
+    fields = {"scheduled_for": tick, "trigger_context": cause.context or {}}
+    with transaction.atomic():
+        return events.append(run_id, [moved], redactor=NOTHING_SECRET, where=Q(status=Status.PENDING), **fields)
+
+
 def cancel_idle(run_id: str) -> bool:
     """Cancel a run nobody works on and nobody can be working on: pending, waiting, or woken and in line.
 
     False: it is none of these; ask with `request_cancel`. A parked run's sandbox is the sweep's to remove.
     """
-    for old in (Status.PENDING, Status.WAITING, Status.PROCESSING):
-        idle = Q(status=old) & (Q(has_slot=False) if old is Status.PROCESSING else Q())
-        with transaction.atomic():
-            moved = _move(
-                "cancel",
-                run_id,
-                where=idle,
-                old=old,
-                redactor=NOTHING_SECRET,
-                cancel_requested_at=clock.now(),
-                **_ended(),
-            )
-            if moved:
-                _close_attempts(run_id)
-                _ring_next(run_id)
-                return True
-    return False
+    return any(_cancel_idle(run_id, old) for old in (Status.PENDING, Status.WAITING, Status.PROCESSING))
+
+
+def _cancel_idle(run_id: str, old: Status, reason: str = "") -> bool:
+    idle = Q(status=old) & (Q(has_slot=False) if old is Status.PROCESSING else Q())
+    with transaction.atomic():
+        moved = _move(
+            "cancel",
+            run_id,
+            where=idle,
+            old=old,
+            redactor=NOTHING_SECRET,
+            change_reason=reason,
+            cancel_requested_at=clock.now(),
+            **_ended(),
+        )
+        if moved:
+            _settle(run_id)
+    return moved
 
 
 def request_cancel(run_id: str) -> bool:
@@ -247,8 +330,7 @@ def _move_leased(verb: str, lease: Lease, **sets: Any) -> None:
 def _end_leased(verb: str, lease: Lease, **sets: Any) -> None:
     with transaction.atomic(savepoint=False):
         _move_leased(verb, lease, **limits.unanswered(1), **_ended(), **sets)
-        _close_attempts(lease.run_id)
-        _ring_next(lease.run_id)
+        _settle(lease.run_id)
 
 
 def _ended() -> dict[str, Any]:
@@ -263,14 +345,27 @@ def _ended() -> dict[str, Any]:
     }
 
 
-def _close_attempts(run_id: str) -> None:
-    """No attempt outlives its run; a call still under way may have had effects, and nobody will know."""
-    Attempt.objects.filter(run_id=run_id, ended_at=None).update(ended_at=clock.now())
+def _settle(run_id: str) -> None:
+    """What goes with the end of a run, in its transaction."""
+    _close_attempts(run_id)
+    inbox.drop(run_id)
+    _ring_next(run_id)
+
+
+def _close_attempts(run_id: str, error: dict[str, Any] | None = None) -> None:
+    """No attempt outlives its run, nor what it asked leave for; a call under way may have had effects, who knows."""
+    Attempt.objects.filter(run_id=run_id, ended_at=None).update(ended_at=clock.now(), error=error)
     ToolCall.objects.filter(attempt__run_id=run_id, state=CallState.STARTED).update(state=CallState.LOST)
+    open_ones = Approval.objects.filter(run_id=run_id, state=ApprovalState.PENDING)
+    open_ones.update(state=ApprovalState.EXPIRED, decided_at=clock.now())
 
 
 def _ring_next(run_id: str) -> None:
-    bells.ring_agent(Run.objects.values_list("agent_id", flat=True).get(pk=run_id))
+    bells.ring_agent(_agent_of(run_id))
+
+
+def _agent_of(run_id: str) -> int:
+    return Run.objects.values_list("agent_id", flat=True).get(pk=run_id)
 
 
 def _lock_agent(agent_id: int) -> Agent | None:
@@ -285,25 +380,13 @@ def _lock_agent(agent_id: int) -> Agent | None:
     return locked.select_related("workspace", "version").get(pk=agent_id)
 
 
-def _free_slots(agent: Agent) -> bool:
-    """Slots in use are rows, counted: a counter would drift with the first crash."""
-    if Run.objects.filter(agent=agent, has_slot=True).count() >= agent.scale:
-        return False
-    cap = agent.workspace.scale
-    return cap is None or Run.objects.filter(workspace_id=agent.workspace_id, has_slot=True).count() < cap
-
-
-def _next_in_line(agent: Agent, host_id: str) -> Run | None:
-    woken = Run.objects.filter(agent=agent, status=Status.PROCESSING, has_slot=False)
-    ours = Q(host_id=host_id) | Q(host_id=None) | Q(host__last_seen_at__lt=clock.now() - HOST_IS_DEAD)
-    ranked = woken.annotate(elsewhere=Case(When(ours, then=0), default=1))
-    first = ranked.order_by("elsewhere", "queued_at", "pk").first()
-    if first is not None:
-        # Another host's stands before every pending one: its own sweep or bell will claim it.
-        return None if first.elsewhere else first
-    if agent.refusal:
-        return None
-    return Run.objects.filter(agent=agent, status=Status.PENDING).order_by("priority", "pk").first()
+def _unreadable(agent: Agent) -> str:
+    """Why the agent's definition cannot be read, in a sentence; empty if it can."""
+    try:
+        _ = agent.spec
+    except ValidationError as error:
+        return f"the definition of agent {agent.name} cannot be read: {error.error_count()} faults"
+    return ""
 
 
 def _seat(run: Run, agent: Agent, lease: Lease, *, host_id: str) -> bool:
@@ -318,9 +401,6 @@ def _seat(run: Run, agent: Agent, lease: Lease, *, host_id: str) -> bool:
     }
     if run.status == Status.PROCESSING:
         return _seat_woken(run, now, seat)
-    assert agent.version is not None, "an agent gets its version when it is made"
-    limits = agent.version.read().limits
-    wall = run.wall_seconds if run.wall_seconds is not None else limits.wall_seconds
     seated = _move(
         "claim",
         run.pk,
@@ -329,12 +409,20 @@ def _seat(run: Run, agent: Agent, lease: Lease, *, host_id: str) -> bool:
         redactor=NOTHING_SECRET,
         version=agent.version,
         started_at=now,
-        deadline_at=now + timedelta(seconds=wall) if wall else None,
+        progress_at=now,
+        deadline_at=_deadline(run, agent.spec, now),
         **seat,
     )
     if seated:
         Attempt.objects.create(run=run, number=1, host_id=host_id)
+        if agent.broken:
+            breaker.probing(agent, now)
     return seated
+
+
+def _deadline(run: Run, spec: AgentSpec, now: datetime) -> datetime | None:
+    wall = run.wall_seconds if run.wall_seconds is not None else spec.limits.wall_seconds
+    return now + timedelta(seconds=wall) if wall else None
 
 
 def _moved_on(run_id: str, now: datetime) -> dict[str, Any]:
@@ -344,6 +432,7 @@ def _moved_on(run_id: str, now: datetime) -> dict[str, Any]:
     return {
         "waiting_since": None,
         "deadline_at": deadline + waited if deadline else None,
+        "progress_at": now,
         "lease_expires_at": now,
     }
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from django.db.models import BigIntegerField, F
+from django.db.models import BigIntegerField, DecimalField, F
 from django.db.models.functions import Coalesce
 
 from agents import clock
-from agents.spec import AgentSpec
+from agents.spec import AgentSpec, Limits
 from runs.models import Run
 
 
@@ -20,32 +21,69 @@ class Over(Exception):
         self.code = code
 
 
+def of(run: Run, spec: AgentSpec) -> Limits:
+    """The run's limits: its own where it was given some, else the agent's."""
+    own: dict[str, Any] = {
+        "turns": run.max_turns,
+        "wall_seconds": run.wall_seconds,
+        "idle_seconds": run.idle_seconds,
+        "tokens": run.token_budget,
+        "usd": run.cost_budget,
+        "output_bytes": run.output_limit,
+    }
+    return replace(spec.limits, **{name: value for name, value in own.items() if value is not None})
+
+
+def check_model_request(run: Run, spec: AgentSpec, *, priced: bool) -> None:
+    """Raises Over. One request may overshoot a budget; the next is not made. `priced`: what it costs is known."""
+    check_time(run)
+    limits = of(run, spec)
+    if 0 < limits.turns <= run.turns:
+        raise Over("MAX_ITERATIONS", f"no answer after {limits.turns} model turns")
+    if 0 < limits.tokens <= run.tokens:
+        raise Over("BUDGET_EXCEEDED", f"{run.tokens} tokens used of {limits.tokens}")
+    if 0 < limits.usd <= run.cost:
+        raise Over("BUDGET_EXCEEDED", f"${run.cost:.4f} spent of ${limits.usd:.4f}")
+    if limits.usd and not priced:
+        raise Over("PRICE_UNKNOWN", "the run has a budget in dollars, and nobody knows the price of its model")
+
+
+def check_tool_call(run: Run, spec: AgentSpec) -> None:
+    """Raises Over."""
+    check_time(run)
+    check_output(run, spec, run.output_bytes)
+
+
+def check_output(run: Run, spec: AgentSpec, printed: int) -> None:
+    """Whether a run may have printed that many bytes. Raises Over."""
+    limit = of(run, spec).output_bytes
+    if 0 < limit < printed:
+        raise Over("OUTPUT_LIMIT", f"its commands printed more than {limit:,} bytes")
+
+
 def check_time(run: Run) -> None:
     """Raises Over."""
     if run.deadline_at is not None and clock.now() >= run.deadline_at:
         raise timeout(run)
 
 
-def check_model_request(run: Run, spec: AgentSpec) -> None:
-    """Raises Over. One request may overshoot a budget; the next is not made."""
-    check_time(run)
-    turns = run.max_turns if run.max_turns is not None else spec.limits.turns
-    if 0 < turns <= run.turns:
-        raise Over("MAX_ITERATIONS", f"no answer after {turns} model turns")
-    budget = run.token_budget if run.token_budget is not None else spec.limits.tokens
-    if 0 < budget <= run.tokens:
-        raise Over("BUDGET_EXCEEDED", f"{run.tokens} tokens used of {budget}")
-
-
 def timeout(run: Run) -> Over:
     return Over("TIMEOUT", f"not finished by {run.deadline_at:%Y-%m-%d %H:%M:%S} UTC, its limit of time")
+
+
+def idle(run: Run, spec: AgentSpec) -> Over:
+    seconds = of(run, spec).idle_seconds
+    return Over("IDLE_TIMEOUT", f"neither the model nor a command said anything for {seconds} s")
 
 
 def unanswered(requests: int) -> dict[str, Any]:
     """The columns of a run whose request is over: `requests` times its estimate was spent for no answer."""
     lost = Coalesce(F("open_request_tokens"), 0, output_field=BigIntegerField()) * requests
+    dollars = Coalesce(F("open_request_cost"), 0, output_field=DecimalField()) * requests
     return {
         "input_tokens": F("input_tokens") + lost,
         "estimated_tokens": F("estimated_tokens") + lost,
+        "cost": F("cost") + dollars,
         "open_request_tokens": None,
+        "open_request_cost": None,
     }

@@ -13,7 +13,7 @@ from django.db.models import F, Q
 
 from agents import clock
 from agents.ids import new_id
-from agents.models import Agent, AgentVersion, Priority, Workspace
+from agents.models import Agent, AgentVersion, Coalesce, Priority, Workspace
 
 
 class Host(models.Model):
@@ -90,12 +90,24 @@ class Run(models.Model):
     tags = models.JSONField(default=list)
     priority = models.PositiveSmallIntegerField(choices=Priority.choices, default=Priority.NORMAL)
     scheduled_for = models.DateTimeField(null=True)
+    claim_key = models.CharField(max_length=200, blank=True, help_text="What it is about; one of them at a time.")
+    coalesce = models.CharField(max_length=10, choices=Coalesce.choices, blank=True)
+    session_key = models.CharField(max_length=200, blank=True, help_text="The conversation it belongs to.")
+    resumed_from = models.ForeignKey(
+        "self", null=True, on_delete=models.SET_NULL, related_name="resumptions", db_index=False
+    )
+    rerun_of = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, related_name="reruns", db_index=False)
+    rerun_number = models.PositiveIntegerField(default=0)
+    rerun_requested = models.BooleanField(default=False)
     idempotency_key = models.CharField(max_length=255, blank=True)
     request_digest = models.CharField(max_length=64, blank=True)
 
     max_turns = models.PositiveIntegerField(null=True, help_text="In place of the agent's own limit.")
     wall_seconds = models.PositiveIntegerField(null=True, help_text="In place of the agent's own limit.")
     token_budget = models.PositiveIntegerField(null=True, help_text="In place of the agent's own limit.")
+    idle_seconds = models.PositiveIntegerField(null=True, help_text="In place of the agent's own limit.")
+    cost_budget = models.DecimalField(null=True, max_digits=12, decimal_places=6, help_text="US dollars.")
+    output_limit = models.PositiveBigIntegerField(null=True, help_text="Bytes, in place of the agent's own limit.")
 
     has_slot = models.BooleanField(default=False)
     host = models.ForeignKey(Host, null=True, on_delete=models.SET_NULL, related_name="runs")
@@ -124,7 +136,12 @@ class Run(models.Model):
     open_request_tokens = models.PositiveIntegerField(
         null=True, help_text="Estimate for the request now under way; counted if its answer never arrives."
     )
+    open_request_cost = models.DecimalField(null=True, max_digits=12, decimal_places=6, help_text="Of that estimate.")
+    cost = models.DecimalField(max_digits=12, decimal_places=6, default=0, help_text="US dollars, as far as known.")
+    output_bytes = models.PositiveBigIntegerField(default=0, help_text="Printed by its commands.")
+    exit_code = models.IntegerField(null=True, help_text="Of a command agent's program.")
     last_event = models.PositiveBigIntegerField(default=0)
+    progress_at = models.DateTimeField(null=True, help_text="When it last had something to say for itself.")
 
     created_at = models.DateTimeField(default=clock.now)
     started_at = models.DateTimeField(null=True)
@@ -162,6 +179,27 @@ class Run(models.Model):
                 condition=~Q(idempotency_key=""),
                 name="an_idempotency_key_starts_one_run",
             ),
+            models.UniqueConstraint(
+                fields=["agent", "claim_key"],
+                condition=~Q(claim_key="") & Q(status__in=[Status.PROCESSING, Status.WAITING]),
+                name="one_run_of_a_claim_key_at_work",
+            ),
+            models.UniqueConstraint(
+                fields=["agent", "claim_key"],
+                condition=~Q(claim_key="") & Q(status=Status.PENDING, coalesce=Coalesce.REPLACE),
+                name="a_replaced_claim_key_is_in_line_once",
+            ),
+            models.UniqueConstraint(
+                fields=["agent", "claim_key"],
+                condition=~Q(claim_key="")
+                & Q(status__in=[Status.PENDING, Status.PROCESSING, Status.WAITING], coalesce=Coalesce.SKIP),
+                name="a_skipped_claim_key_lives_once",
+            ),
+            models.UniqueConstraint(
+                fields=["agent", "session_key"],
+                condition=~Q(session_key="") & Q(status__in=[Status.PROCESSING, Status.WAITING]),
+                name="one_run_of_a_session_at_work",
+            ),
         ]
         indexes: ClassVar = [
             # lifecycle.claim: the agent's line
@@ -184,6 +222,16 @@ class Run(models.Model):
             # GET tasks and the admin's lists, newest first
             models.Index(F("workspace"), F("id").desc(), name="runs_newest"),
             models.Index(F("agent"), F("id").desc(), name="runs_newest_of_an_agent"),
+            # queue.submit: is a run of this claim key alive?
+            models.Index(
+                "agent",
+                "claim_key",
+                condition=~Q(claim_key="") & Q(status__in=["pending", "processing", "waiting"]),
+                name="runs_of_a_claim_key",
+            ),
+            # deleting a run, and the page of what came after it; most runs have neither, and need no entry
+            models.Index("resumed_from", condition=Q(resumed_from__isnull=False), name="runs_by_resumed_from"),
+            models.Index("rerun_of", condition=Q(rerun_of__isnull=False), name="runs_by_rerun_of"),
             # the page of a delivery: what it started
             models.Index("caused_by", condition=~Q(caused_by=""), name="runs_by_cause"),
         ]
@@ -218,6 +266,7 @@ class Attempt(models.Model):
     sandbox_id = models.CharField(max_length=128, blank=True, help_text="The engine's id and the moment of its start.")
     sandbox_losses = models.PositiveSmallIntegerField(default=0)
     has_workspace = models.BooleanField(default=False, help_text="Its volume may stand on the host.")
+    error = models.JSONField(null=True, help_text='{"code", "message"} of one that was followed by another.')
     started_at = models.DateTimeField(default=clock.now)
     ended_at = models.DateTimeField(null=True)
 
@@ -310,3 +359,160 @@ class Event(models.Model):
 
     def __str__(self) -> str:
         return f"{self.run_id}#{self.number} {self.type}"
+
+
+class ApprovalState(models.TextChoices):
+    PENDING = "pending"
+    APPROVED = "approved"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+    USED = "used"  # the call has been started: it counts for nothing else
+
+
+class Approval(models.Model):
+    """A person's word on one tool call, exactly as it was shown. See `runs.approvals`."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="approvals")
+    call = models.OneToOneField(ToolCall, on_delete=models.CASCADE, related_name="approval")
+    digest = models.CharField(max_length=64, help_text="SHA-256 over attempt, call, tool and arguments.")
+    state = models.CharField(max_length=10, choices=ApprovalState.choices, default=ApprovalState.PENDING)
+    expires_at = models.DateTimeField()
+    decided_at = models.DateTimeField(null=True)
+    decided_by = models.CharField(max_length=150, blank=True)
+    reason = models.TextField(blank=True)
+    created_at = models.DateTimeField(default=clock.now)
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                name="a_decided_approval_says_when",
+                condition=Q(state=ApprovalState.PENDING, decided_at=None)
+                | (~Q(state=ApprovalState.PENDING) & Q(decided_at__isnull=False)),
+            ),
+        ]
+        indexes: ClassVar = [
+            # what waits for somebody's word
+            models.Index("expires_at", condition=Q(state="pending"), name="approvals_pending"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.call} {self.state}"
+
+
+class InputMode(models.TextChoices):
+    QUEUE = "queue"  # when the model has answered, one at a time
+    FOLLOWUP = "followup"  # when the model has answered, all of them together
+    STEER = "steer"  # before the next model request
+    INTERRUPT = "interrupt"  # now: what is under way is stopped
+
+
+class InputState(models.TextChoices):
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DROPPED = "dropped"  # the run ended first
+
+
+class RunInput(models.Model):
+    """A message to a run that has begun. See `runs.inputs`."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="inputs")
+    mode = models.CharField(max_length=10, choices=InputMode.choices)
+    message = models.TextField()
+    state = models.CharField(max_length=10, choices=InputState.choices, default=InputState.PENDING)
+    outcome = models.CharField(max_length=12, help_text="What the sender was told: direct, queued, interrupted…")
+    restarted = models.ForeignKey(Run, null=True, on_delete=models.SET_NULL, related_name="+")
+    idempotency_key = models.CharField(max_length=255, blank=True)
+    request_digest = models.CharField(max_length=64, blank=True)
+    created_at = models.DateTimeField(default=clock.now)
+    delivered_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering: ClassVar = ["id"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["run", "idempotency_key"],
+                condition=~Q(idempotency_key=""),
+                name="an_input_is_taken_once",
+            ),
+        ]
+        indexes: ClassVar = [
+            # inputs.pending: what the next step delivers
+            models.Index("run", "id", condition=Q(state="pending"), name="inputs_pending"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.run_id} {self.mode}"
+
+
+class DeadLetter(models.Model):
+    """An event that should have started a run and could not; kept with its reason until somebody replays it."""
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "ded"), editable=False)
+    workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="dead_letters")
+    agent = models.ForeignKey(Agent, on_delete=models.CASCADE, related_name="dead_letters")
+    code = models.CharField(max_length=40)
+    reason = models.CharField(max_length=500)
+    trigger = models.CharField(max_length=10, choices=TriggerKind.choices)
+    trigger_context = models.JSONField(default=dict)
+    caused_by = models.CharField(max_length=64, blank=True)
+    input = models.TextField(blank=True)
+    created_at = models.DateTimeField(default=clock.now)
+    replayed_at = models.DateTimeField(null=True)
+    run = models.ForeignKey(Run, null=True, on_delete=models.SET_NULL, related_name="+")
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        indexes: ClassVar = [
+            # lists, newest first
+            models.Index(F("workspace"), F("id").desc(), name="dead_letters_newest"),
+        ]
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class Alert(models.Model):
+    """Something an operator must know, once, from when it began until it is over. See `runs.alerts`."""
+
+    kind = models.CharField(max_length=40)
+    subject = models.CharField(max_length=100, help_text="What it is about: an agent, a run, a queue.")
+    message = models.TextField()
+    raised_at = models.DateTimeField(default=clock.now)
+    cleared_at = models.DateTimeField(null=True)
+    notified_at = models.DateTimeField(null=True, help_text="When somebody was told that it began.")
+    clear_notified_at = models.DateTimeField(null=True, help_text="When somebody was told that it is over.")
+    tries = models.PositiveIntegerField(default=0, help_text="To tell somebody, since the last success.")
+    next_try_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["kind", "subject"], condition=Q(cleared_at=None), name="an_alert_is_raised_once"
+            ),
+        ]
+        indexes: ClassVar = [
+            # what to tell somebody
+            models.Index("raised_at", condition=Q(notified_at=None), name="alerts_to_tell"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.subject}"
+
+
+class Canary(models.Model):
+    """The last messages sent through a real queue and back, one row a queue. See `runs.canaries`."""
+
+    queue = models.CharField(primary_key=True, max_length=100)
+    number = models.PositiveBigIntegerField(default=0)
+    sent_at = models.DateTimeField(null=True)
+    heard_number = models.PositiveBigIntegerField(default=0)
+    heard_at = models.DateTimeField(null=True)
+    milliseconds = models.PositiveIntegerField(null=True, help_text="The last one's way.")
+
+    class Meta:
+        verbose_name_plural = "canaries"
+
+    def __str__(self) -> str:
+        return self.queue

@@ -62,6 +62,9 @@ SCHEDULED = "You are running on a schedule. Check for new work and act on what y
 MANUAL = "You were started by hand. Check for new work and act on what you find."
 WEBHOOK = "A webhook started you. Review the trigger context above and act on it."
 CALLED = "The agent {caller} called you. Do what it asks, and give your result back with `al-return`."
+RESUMED = """\
+The work above is of an earlier run, which is over. This is another run that goes on from there, in a new sandbox: \
+the files, processes and variables of the earlier one are gone, unless they were put somewhere else."""
 PROMPTED = "You were given the specific task above. Do that, and nothing else."
 
 
@@ -107,6 +110,11 @@ def build(spec: AgentSpec, trigger: Trigger, *, given: Sequence[str] = (), skill
             ],
         }
     ]
+
+
+def resumed(text: str) -> Body:
+    """What comes after the messages of the run that this one goes on from."""
+    return {"role": "user", "parts": [{"type": "text", "text": f"{RESUMED}\n\n{block('user-prompt', text)}"}]}
 
 
 def block(tag: str, content: str) -> str:

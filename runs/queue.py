@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from agents import clock, schedule, storable
+from agents import clock, journal, storable
 from agents.models import Agent, Priority
-from runs import bells, events, lifecycle, ticks, tools
+from runs import bells, breaker, events, intake, lifecycle, ticks, tools
+from runs.intake import AlreadyReplayed, Coalesced, QueueFull
 from runs.lifecycle import Cause
-from runs.models import Attempt, CallState, Run, Status, ToolCall, TriggerKind, WaitReason
+from runs.models import Attempt, CallState, DeadLetter, Run, ToolCall, WaitReason
+
+__all__ = ["AlreadyReplayed", "Coalesced", "QueueFull"]  # what callers catch, under this module's name
 
 
 class NotWaiting(Exception):
@@ -48,7 +50,7 @@ def submit(
 ) -> tuple[Run, bool]:
     """A run in the agent's line, and whether it is new: a key used before gives the first one's run.
 
-    Raises AgentRefuses, KeyReused.
+    Raises AgentRefuses, KeyReused, QueueFull, Coalesced.
     """
     if agent.refusal:
         raise AgentRefuses(agent.refusal)
@@ -56,7 +58,7 @@ def submit(
         return same_request(known, cause, input, fields), False
     try:
         with transaction.atomic():
-            run = lifecycle.create(
+            run = intake.take(
                 agent,
                 Cause(cause.trigger, storable.json(cause.context or {}), cause.caused_by),
                 input=storable.text(input),
@@ -139,40 +141,10 @@ def purge(run_id: str) -> bool:
             return False
         if Attempt.objects.filter(run=run, has_workspace=True).exists():
             return False
+        if run.scheduled_for:
+            journal.note(run.agent, "tick.deleted", {"run": run.pk}, tick=run.scheduled_for)
         run.delete()
     return True
-
-
-def fire(agent: Agent, now: datetime) -> Run | None:
-    """Start the agent's scheduled run if a tick is due; the latest, if several were missed.
-
-    Beat's bell and every sweep ask this; the condition on `schedule_fired_at` and the unique
-    (agent, scheduled time) let one of them through.
-    """
-    since = agent.schedule_fired_at
-    if since is None:
-        Agent.objects.filter(pk=agent.pk, schedule_fired_at=None).update(schedule_fired_at=now)
-        return None
-    tick = schedule.latest_due(agent.schedule, agent.timezone, since=since, now=now)
-    if tick is None:
-        return None
-    with transaction.atomic():
-        mine = Agent.objects.filter(pk=agent.pk, schedule_fired_at=since).update(schedule_fired_at=tick)
-        if not mine or agent.refusal or has_tick_in_line(agent) or has_run(agent, tick):
-            return None
-        cause = Cause(TriggerKind.SCHEDULE, {"scheduledFor": events.isoformat(tick)})
-        return lifecycle.create(agent, cause, scheduled_for=tick)
-
-
-def has_run(agent: Agent, tick: datetime) -> bool:
-    """It was fired before, and the clock or the database is back at an earlier time."""
-    return Run.objects.filter(agent=agent, scheduled_for=tick).exists()
-
-
-def has_tick_in_line(agent: Agent) -> bool:
-    """A tick that has not begun will see whatever this one would: one in line is enough."""
-    line = Run.objects.filter(agent=agent, status=Status.PENDING, trigger=TriggerKind.SCHEDULE)
-    return line.exists()
 
 
 def pause(agent: Agent) -> None:
@@ -185,9 +157,23 @@ def pause(agent: Agent) -> None:
 def resume(agent: Agent) -> None:
     """Take work again, from now: ticks that passed are not made up for; what is in line goes on."""
     with transaction.atomic():
-        Agent.objects.filter(pk=agent.pk).update(paused_at=None, schedule_fired_at=clock.now())
+        now = clock.now()
+        Agent.objects.filter(pk=agent.pk).update(paused_at=None, schedule_fired_at=now, schedule_since=now)
         ticks.mirror(Agent.objects.get(pk=agent.pk))
         bells.ring_agent(agent.pk)
+
+
+def replay(letter: DeadLetter) -> Run:
+    """Start what the event would have started. Raises AgentRefuses, AlreadyReplayed, QueueFull, Coalesced."""
+    if letter.agent.refusal:
+        raise AgentRefuses(letter.agent.refusal)
+    return intake.replay(letter)
+
+
+def reset_breaker(agent: Agent) -> None:
+    """Forget the agent's failures and let its line move."""
+    with transaction.atomic():
+        breaker.mend(Agent.objects.get(pk=agent.pk), "reset by hand")
 
 
 def tools_of(run: Run) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -17,9 +17,9 @@ from agents import clock
 from agents.models import AgentFile
 from agents.redaction import Redactor
 from agents.spec import AgentSpec
-from runs import bells, events, leases, lifecycle, limits, payloads
+from runs import bells, events, leases, lifecycle, limits, payloads, reruns, retries
 from runs.db import release_connection
-from runs.halt import Halt
+from runs.halt import Halt, Why
 from runs.leases import Lease, LeaseLost
 from runs.llm import keys
 from runs.models import Attempt, Run, SandboxState, WaitReason
@@ -33,19 +33,23 @@ _starters = ThreadPoolExecutor(max_workers=16, thread_name_prefix="sandbox-start
 class Step:
     """Everything here that writes does so in a transaction that begins with the lease's guard."""
 
-    def __init__(self, lease: Lease, engine: Engine) -> None:
+    def __init__(self, lease: Lease, engine: Engine, *, host_id: str) -> None:
         self.lease = lease
         self.engine = engine
+        self.host_id = host_id
         self.halt = Halt()
         self.released = False  # the lease was let go, in the last transaction
-        self.over = False  # the run has reached its end
+        self.over = False  # the attempt has reached its end, mostly with its run
+        self.progress_at = clock.now()  # when the model or a command last had something to say
         self.estimate = 0  # tokens that this step's model request sends
         self.redactor = Redactor(keys.all_values())
         self._starting: Future[Sandbox] | None = None
 
     @cached_property
     def run(self) -> Run:
-        return Run.objects.select_related("version", "agent").get(pk=self.lease.run_id)
+        run = Run.objects.select_related("version", "agent").get(pk=self.lease.run_id)
+        self.progress_at = run.progress_at or self.progress_at
+        return run
 
     @cached_property
     def spec(self) -> AgentSpec:
@@ -65,7 +69,8 @@ class Step:
         With `release` it is the step's last: the lease goes, and the doorbell rings for the next.
         """
         if progress:
-            sets.update(takeovers=0, machinery_waits=0)
+            self.progress_at = clock.now()
+            sets.update(takeovers=0, machinery_waits=0, progress_at=self.progress_at)
         if release:
             sets.update(leases.freed(clock.now()))
         guard = Q(lease_owner=self.lease.owner, lease_epoch=self.lease.epoch)
@@ -77,17 +82,39 @@ class Step:
                 bells.ring_run(self.lease.run_id, self.run.host_id)
         self.released = self.released or release
 
-    def finish(self, output: str, *also: events.New) -> None:
-        lifecycle.finish(self.lease, self.redactor.text(output), redactor=self.redactor, also=also)
+    def finish(self, output: str, *also: events.New, exit_code: int | None = None, rerun: bool = False) -> None:
+        """The work is done. With `rerun`, or where a tool asked for it, there is more: the next run stands in line."""
+        with transaction.atomic():
+            lifecycle.finish(
+                self.lease, self.redactor.text(output), redactor=self.redactor, also=also, exit_code=exit_code
+            )
+            if rerun or Run.objects.filter(pk=self.run.pk, rerun_requested=True).exists():
+                reruns.follow(self.run, self.spec)
         self.released = self.over = True
 
-    def fail(self, code: str, message: str, *, lost_requests: int | None = None) -> None:
-        """`lost_requests`: see `close_request`; None if no answer came, not even a refusal."""
+    def fail(self, code: str, message: str, *, lost_requests: int | None = None, exit_code: int | None = None) -> None:
+        """The run has failed for good. `lost_requests`: see `close_request`; None if no answer came at all."""
         with transaction.atomic():
             if lost_requests is not None:
                 self.close_request(lost_requests)
             details = {"iteration": self.run.turns}
-            lifecycle.fail(self.lease, code, message, redactor=self.redactor, details=details)
+            lifecycle.fail(self.lease, code, message, redactor=self.redactor, details=details, exit_code=exit_code)
+        self.released = self.over = True
+
+    def give_up(
+        self, code: str, message: str, *, lost_requests: int | None = None, exit_code: int | None = None
+    ) -> None:
+        """The attempt has failed: the next one by the agent's policy, else as `fail`."""
+        pause = retries.delay(self.run, self.spec, self.attempt, code)
+        if pause is None:
+            self.fail(code, message, lost_requests=lost_requests, exit_code=exit_code)
+            return
+        with transaction.atomic():
+            if lost_requests is not None:
+                self.close_request(lost_requests)
+            error = {"code": code, "message": self.redactor.text(message)}
+            wake_at = clock.now() + pause
+            lifecycle.retry(self.lease, self.run, error, wake_at=wake_at, host_id=self.host_id, redactor=self.redactor)
         self.released = self.over = True
 
     def wait(self, reason: WaitReason, *also: events.New, **details: Any) -> None:
@@ -108,11 +135,21 @@ class Step:
         lifecycle.cancel(self.lease, redactor=self.redactor)
         self.released = self.over = True
 
-    @property
-    def deadline(self) -> datetime | None:
-        """When the run's time is up, as far as this step has read; for other threads, which must not query."""
+    def progressed(self) -> None:
+        """The model or a command has said something. From any thread; stored with the next write."""
+        self.progress_at = clock.now()
+
+    def overdue(self, now: datetime) -> Why | None:
+        """Whether the run's time is up, as far as this step has read; for other threads, which must not query."""
         run: Run | None = self.__dict__.get("run")
-        return run.deadline_at if run is not None else None
+        if run is None:
+            return None
+        if run.deadline_at is not None and now >= run.deadline_at:
+            return Why.DEADLINE
+        if "spec" not in self.__dict__:
+            return None
+        idle = limits.of(run, self.spec).idle_seconds
+        return Why.IDLE if idle and now >= self.progress_at + timedelta(seconds=idle) else None
 
     def close_request(self, lost: int) -> None:
         """The provider has spoken. Of this step's requests `lost` broke off before an answer: they are spent."""

@@ -13,11 +13,12 @@ from datetime import timedelta
 from functools import partial
 from typing import Protocol
 
+from django.conf import settings
 from django.db.models import Count, Q
 
 from agents import clock
 from agents.models import Agent
-from runs import lifecycle, queue
+from runs import approvals, lifecycle, line, queue, ticks
 from runs.models import TERMINAL, Attempt, Host, Run, SandboxState, Status, WaitReason
 from runs.sandbox.base import Engine, SandboxError
 from runs.sandbox.cleanup import clean_up
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 EVERY = 2.0  # seconds
 HEARD = timedelta(seconds=1)  # what a doorbell has before the sweep looks itself
-PARKED_GRACE = timedelta(minutes=10)  # a waiting run keeps its container this long, its workspace for good
 PUT_AWAY = (SandboxState.RUNNING, SandboxState.STARTING)  # starting: putting it away was begun, and failed
 LEFT_ALONE = timedelta(seconds=5)  # an ended run's own worker is removing its sandbox
 LOOK_AT_ENGINE_EVERY = 60.0  # seconds
@@ -49,7 +49,8 @@ class Worker(Protocol):
 def sweep(worker: Worker) -> None:
     """One round. Each part stands alone: a run that cannot be handled must not stop the others."""
     for part in (
-        end_leases_of_the_dead, wake_the_due, fire_schedules, hand_steps, hand_work, remove_leftovers, purge_deleted
+        end_leases_of_the_dead, wake_the_due, expire_approvals, fire_schedules, hand_steps, hand_work,
+        remove_leftovers, purge_deleted,
     ):  # fmt: skip
         try:
             part(worker)
@@ -69,12 +70,17 @@ def wake_the_due(worker: Worker) -> None:
         lifecycle.wake(run_id, WaitReason(reason))
 
 
+def expire_approvals(worker: Worker) -> None:
+    """Calls that nobody has allowed in time are refused."""
+    approvals.expire_due()
+
+
 def fire_schedules(worker: Worker) -> None:
     """Ticks that are due, whether or not beat rang for them."""
     now = clock.now()
-    for agent in Agent.objects.filter(active=True).exclude(schedule=""):
+    for agent in Agent.objects.filter(active=True).exclude(schedule="").select_related("version"):
         try:
-            queue.fire(agent, now)
+            ticks.fire(agent, now)
         except Exception:
             log.exception("agent %s", agent.name)
 
@@ -82,7 +88,7 @@ def fire_schedules(worker: Worker) -> None:
 def hand_steps(worker: Worker) -> None:
     """Leases that ended, and steps whose doorbell was lost: this host's, and those of hosts that died."""
     now = clock.now()
-    alive = Host.objects.filter(last_seen_at__gt=now - lifecycle.HOST_IS_DEAD).exclude(pk=worker.host_id)
+    alive = Host.objects.filter(last_seen_at__gt=now - line.HOST_IS_DEAD).exclude(pk=worker.host_id)
     idle = Run.objects.filter(status=Status.PROCESSING, has_slot=True, lease_expires_at__lte=now - HEARD)
     for run_id in idle.exclude(host__in=alive).order_by("lease_expires_at").values_list("pk", flat=True)[: worker.free]:
         worker.hand(partial(worker.look, run_id), run_id)
@@ -91,7 +97,10 @@ def hand_steps(worker: Worker) -> None:
 def hand_work(worker: Worker) -> None:
     """Agents with somebody in line and a slot free."""
     # Two queries: no index serves an OR of the two, and this is asked every two seconds.
-    waiting = counted_by_agent(Q(status=Status.PENDING, agent__active=True, agent__paused_at=None))
+    open_lines = Q(agent__active=True, agent__paused_at=None) & (
+        Q(agent__probe_at=None) | Q(agent__probe_at__lte=clock.now())
+    )
+    waiting = counted_by_agent(Q(status=Status.PENDING) & open_lines)
     waiting += counted_by_agent(Q(status=Status.PROCESSING, has_slot=False))
     busy = counted_by_agent(Q(has_slot=True, agent__in=waiting))
     room = worker.free
@@ -110,12 +119,11 @@ def remove_leftovers(worker: Worker) -> None:
     """Sandboxes that stand and should not: of ended runs, of long parked ones, and those no row knows."""
     now = clock.now()
     standing = Attempt.objects.filter(host_id=worker.host_id, has_workspace=True)
-    ended = Q(run__status__in=TERMINAL, run__finished_at__lt=now - LEFT_ALONE)
-    for attempt in standing.filter(ended)[:50]:
+    for attempt in standing.filter(ended_at__lt=now - LEFT_ALONE)[:50]:
         worker.hand(partial(clean_up_and_purge, worker.engine, attempt), attempt.pk)
     parked = standing.filter(
         sandbox_state__in=PUT_AWAY, run__status=Status.WAITING, run__has_slot=False,
-        run__waiting_since__lt=now - PARKED_GRACE,
+        run__waiting_since__lt=now - timedelta(seconds=settings.PARKED_GRACE),
     )  # fmt: skip
     for attempt in parked[:50]:
         worker.hand(partial(put_away, worker.engine, attempt), attempt.pk)

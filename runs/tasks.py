@@ -1,12 +1,14 @@
-"""What a doorbell says: three tasks, each "look now" at one row. Losing, repeating or reordering them harms nothing."""
+"""What a message says: "look now" at one row, or "do you hear me?". Losing, repeating or reordering harms nothing."""
 
 from __future__ import annotations
+
+from datetime import datetime
 
 from celery import shared_task
 
 from agents import clock
 from agents.models import Agent
-from runs import queue, worker
+from runs import canaries, ticks, worker
 
 
 @shared_task(name="runs.tasks.look")
@@ -26,4 +28,13 @@ def tick(agent_id: str) -> None:
     """An agent's schedule: what is due by the agent's own cron, whatever beat thinks."""
     agent = Agent.objects.filter(pk=agent_id, active=True).exclude(schedule="").first()
     if agent is not None:
-        queue.fire(agent, clock.now())
+        ticks.fire(agent, clock.now())
+
+
+@shared_task(name=canaries.TASK)
+def hear_canary(queue_name: str, number: int, sent_at: str) -> None:
+    """A canary came through; its own host's worker says how the engine is, too."""
+    canaries.hear(queue_name, number, datetime.fromisoformat(sent_at))
+    current = worker.current()
+    if queue_name == f"host.{current.host_id}":
+        canaries.look_at_engine(current.engine, current.host_id)

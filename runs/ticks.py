@@ -1,19 +1,75 @@
-"""Beat's rows, as mirrors of the agents' schedules: what the admin shows, and one more doorbell at the time.
+"""Ticks: what an agent's own cron and zone say is due, and beat's rows as mirrors of that.
 
-The agent's own cron and zone decide what is due (`queue.fire`); a wrong, lost or doubled tick changes nothing.
+Beat's rows are what the admin shows, and one more doorbell at the time: a wrong, lost or doubled one changes nothing.
 """
 
 from __future__ import annotations
 
 import json
+from datetime import datetime
 
 from celery.schedules import ParseException, crontab
+from django.db import transaction
 from django_celery_beat.models import CrontabSchedule, PeriodicTask
 
+from agents import journal, schedule
 from agents.models import Agent
 from agents.schedule import WORDS
+from runs import events, lifecycle, line
+from runs.lifecycle import Cause
+from runs.models import Run, Status, TriggerKind
 
 FLEET_QUEUE = "fleet"  # bells that any host may answer
+
+
+def fire(agent: Agent, now: datetime) -> Run | None:
+    """Start the agent's scheduled run if a tick is due; the latest, if several were missed.
+
+    Beat's bell and every sweep ask this; the condition on `schedule_fired_at` and the unique
+    (agent, scheduled time) let one of them through. What does not become a run is noted with its reason.
+    """
+    since = agent.schedule_fired_at
+    if since is None:
+        Agent.objects.filter(pk=agent.pk, schedule_fired_at=None).update(schedule_fired_at=now, schedule_since=now)
+        return None
+    tick = schedule.latest_due(agent.schedule, agent.timezone, since=since, now=now)
+    if tick is None:
+        return None
+    with transaction.atomic():
+        mine = Agent.objects.filter(pk=agent.pk, schedule_fired_at=since).update(schedule_fired_at=tick)
+        if not mine or agent.refusal or has_run(agent, tick):
+            return None
+        note_missed(agent, since, tick)
+        if line.slots_in_use(agent) + line.length(agent) < agent.scale:
+            cause = Cause(TriggerKind.SCHEDULE, {"scheduledFor": events.isoformat(tick)})
+            return lifecycle.create(agent, cause, scheduled_for=tick)
+        return finds_no_slot(agent, tick)
+
+
+def finds_no_slot(agent: Agent, tick: datetime) -> Run | None:
+    """Skipped with a note, or, where the agent says so, in line: one tick at a time, the latest."""
+    if agent.spec.overlap == "skip":
+        journal.note(agent, "tick.skipped", {"reason": f"scale {agent.scale} in use"}, tick=tick)
+        return None
+    cause = Cause(TriggerKind.SCHEDULE, {"scheduledFor": events.isoformat(tick)})
+    in_line = Run.objects.filter(agent=agent, status=Status.PENDING, trigger=TriggerKind.SCHEDULE).order_by("pk")
+    for run_id, earlier in in_line.values_list("pk", "scheduled_for"):
+        if lifecycle.postpone(run_id, tick, cause):
+            journal.note(agent, "tick.skipped", {"reason": "a later tick took its place in line"}, tick=earlier)
+            return None
+    return lifecycle.create(agent, cause, scheduled_for=tick)
+
+
+def note_missed(agent: Agent, since: datetime, tick: datetime) -> None:
+    """Ticks that passed while nobody looked: the latest stands for all of them."""
+    first = next(schedule.ticks(agent.schedule, agent.timezone, after=since))
+    if first < tick:
+        journal.note(agent, "ticks.missed", {"first": events.isoformat(first), "before": events.isoformat(tick)})
+
+
+def has_run(agent: Agent, tick: datetime) -> bool:
+    """It was fired before, and the clock or the database is back at an earlier time."""
+    return Run.objects.filter(agent=agent, scheduled_for=tick).exists()
 
 
 def mirror(agent: Agent) -> None:

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from agents import storable
 from agents.redaction import Redactor
@@ -45,9 +45,46 @@ class Body(TypedDict):
     lost_requests: NotRequired[int]  # the same, sent before it and broken off unanswered: spent, and not in `usage`
 
 
+class Corrupt(Exception):
+    """What is stored of a run cannot be read; somebody, or some disk, has changed it. The run cannot go on."""
+
+    code = "CORRUPT"
+
+
+# What nobody can do without, in each kind of part.
+TEXTS = {
+    "system": ("text",),
+    "text": ("text",),
+    "thinking": ("text",),
+    "tool_call": ("id", "name"),
+    "tool_result": ("id", "name", "text"),
+}
+
+
 def load(attempt: Attempt) -> list[Body]:
-    """All messages of the attempt, in order."""
-    return list(Message.objects.filter(attempt=attempt).order_by("position").values_list("body", flat=True))
+    """All messages of the attempt, in order. Raises Corrupt."""
+    rows = Message.objects.filter(attempt=attempt).order_by("position").values_list("position", "body")
+    return [checked(body, position, number) for number, (position, body) in enumerate(rows)]
+
+
+def checked(body: Any, position: int, number: int) -> Body:
+    """`body`, if it is a message and the one that stands there. Raises Corrupt."""
+    if position != number:
+        raise Corrupt(f"message {number} of the transcript is missing")
+    parts = body.get("parts") if isinstance(body, dict) else None
+    if not isinstance(parts, list) or body.get("role") not in {"user", "assistant", "tool"}:
+        raise Corrupt(f"message {number} of the transcript is none: {str(body)[:200]}")
+    for part in parts:
+        if not is_part(part):
+            raise Corrupt(f"message {number} of the transcript has a part that is none: {str(part)[:200]}")
+    return cast("Body", body)
+
+
+def is_part(part: Any) -> bool:
+    texts = TEXTS.get(str(part.get("type"))) if isinstance(part, dict) else None
+    if texts is None or not all(isinstance(part.get(name), str) for name in texts):
+        return False
+    return part["type"] != "tool_call" or "arguments" in part
 
 
 def append(attempt: Attempt, position: int, body: Body, *, redactor: Redactor) -> None:

@@ -22,10 +22,11 @@ from pathlib import Path
 from django.conf import settings
 from django.db import DatabaseError, connection
 from django.utils.module_loading import import_string
+from pydantic import ValidationError
 
 from agents import clock, private_files
 from agents.ids import new_id
-from runs import bells, engine, leases, lifecycle, limits, llm, sweep
+from runs import bells, command_agent, engine, inbox, leases, lifecycle, limits, llm, sweep
 from runs.bells import Bell
 from runs.db import release_connection
 from runs.halt import Halted, Why
@@ -35,6 +36,7 @@ from runs.models import Host, Run, SandboxState, WaitReason
 from runs.sandbox.base import Engine, EngineDown, SandboxError, SandboxGone
 from runs.sandbox.cleanup import clean_up, stop_and_remove
 from runs.step import Step
+from runs.transcript import Corrupt
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class Worker:
         self._owners = home / "owners"
         self._lock = threading.Lock()
         self._steps: dict[str, Step] = {}
+        self._given_up: list[Lease] = []  # of steps that the database failed in
         self._pool: Executor | None = None
         self._handed: dict[object, float] = {}
         self._in_line = 0  # handed to the pool and not begun
@@ -105,8 +108,11 @@ class Worker:
             self._work(lease)
             return
         step = self._steps.get(run_id)
-        if step is not None and Run.objects.filter(pk=run_id, cancel_requested_at__isnull=False).exists():
+        if step is None:
+            return
+        if Run.objects.filter(pk=run_id, cancel_requested_at__isnull=False).exists():
             step.halt.set(Why.CANCEL)
+        step.halt.interrupt(inbox.interrupts([run_id]).get(run_id, 0))
 
     def look_for_work(self, agent_id: int) -> None:
         """Begin the next run of the agent's line, if there is a slot for it."""
@@ -156,7 +162,7 @@ class Worker:
             self.look_for_work(int(bell.subject))
 
     def _work(self, lease: Lease) -> None:
-        step = Step(lease, self.engine)
+        step = Step(lease, self.engine, host_id=self.host_id)
         with self._lock:
             replaced = self._steps.get(lease.run_id)
             self._steps[lease.run_id] = step
@@ -184,7 +190,8 @@ class Worker:
         except LeaseLost:
             log.info("%s goes on elsewhere", step.lease.run_id)
         except DatabaseError:
-            log.exception("%s: the database failed; the lease will run out", step.lease.run_id)
+            log.exception("%s: the database failed; the lease ends when it answers", step.lease.run_id)
+            self._give_up(step)
         except Exception as error:  # noqa: BLE001 - the edge of the process: every run ends with a reason
             self._end_early(step, error)
 
@@ -195,7 +202,12 @@ class Worker:
         except LeaseLost:
             log.info("%s goes on elsewhere", step.lease.run_id)
         except (DatabaseError, SandboxError):
-            log.exception("%s: could not be ended; the lease will run out", step.lease.run_id)
+            log.exception("%s: could not be ended; the lease ends when the database answers", step.lease.run_id)
+            self._give_up(step)
+
+    def _give_up(self, step: Step) -> None:
+        with self._lock:
+            self._given_up.append(step.lease)
 
     # --- threads ---------------------------------------------------------------------------------------------
 
@@ -214,17 +226,30 @@ class Worker:
             try:
                 self._renew()
                 renewed_at = now
+                self.end_given_up()
                 if now - seen_at >= leases.RENEW_EVERY:
                     self._seen()
                     seen_at = now
-            except DatabaseError:
-                log.warning("leases could not be renewed", exc_info=True)
+            except Exception:
+                log.exception("leases could not be renewed")
             finally:
                 connection.close()
+
+    def end_given_up(self) -> None:
+        """End the leases of steps that the database failed in: it answers again, and nobody works on them.
+
+        Going on counts as a takeover, so what fails for another reason than an outage comes to its end.
+        """
+        with self._lock:
+            ended = list(self._given_up)
+        leases.end(ended)
+        with self._lock:
+            self._given_up = self._given_up[len(ended) :]
 
     def _renew(self) -> None:
         steps = {step.lease.run_id: step for step in self._active()}
         held = leases.renew(self.owner, steps.keys())
+        interrupts = inbox.interrupts(steps.keys())
         for run_id, step in steps.items():
             if step.released:
                 continue
@@ -233,13 +258,13 @@ class Worker:
                 step.halt.set(Why.LOST)
             elif canceled:
                 step.halt.set(Why.CANCEL)
+            step.halt.interrupt(interrupts.get(run_id, 0))
 
     def _halt_overdue(self) -> None:
         now = clock.now()
         for step in self._active():
-            deadline = step.deadline
-            if deadline is not None and now >= deadline:
-                step.halt.set(Why.DEADLINE)
+            if (why := step.overdue(now)) is not None:
+                step.halt.set(why)
 
     def _halt_all(self, why: Why) -> None:
         for step in self._active():
@@ -288,10 +313,17 @@ def check_wanted(step: Step) -> None:
     """Raises what speaks against going on, before anything is done."""
     if step.run.cancel_requested_at is not None:
         raise Halted(Why.CANCEL)
+    check_definition(step)
     if step.run.takeovers > leases.TAKEOVERS:
         raise limits.Over("WORKER_LOST", f"{leases.TAKEOVERS} workers were lost in a row at this point")
-    if step.spec.kind != "model":
-        raise limits.Over("KIND_NOT_SUPPORTED", f"agents of kind {step.spec.kind} cannot be run yet")
+
+
+def check_definition(step: Step) -> None:
+    """Raises Corrupt for one that can no longer be read."""
+    try:
+        _ = step.spec
+    except ValidationError as error:
+        raise Corrupt(f"the definition of {step.run.agent.name} that the run has cannot be read: {error}") from error
 
 
 def check_host(step: Step, host_id: str) -> None:
@@ -311,24 +343,31 @@ def end_early(step: Step, error: Exception) -> None:
             release_connection()
             stop_and_remove(step.engine, attempt)
             step.cancel()
-        case Halted(why=Why.DEADLINE):
-            over = limits.timeout(step.run)
-            step.fail(over.code, str(over))
-        case Halted(why=Why.STOPPING):
+        case Halted(why=Why.DEADLINE | Why.IDLE as why):
+            give_up(step, limits.timeout(step.run) if why is Why.DEADLINE else limits.idle(step.run, step.spec))
+        case Halted(why=Why.STOPPING | Why.INTERRUPT):
             step.release()
         case Halted():
             log.info("%s goes on elsewhere", step.lease.run_id)
+        case Corrupt():
+            step.fail(error.code, str(error))
         case ModelError():
-            step.fail(error.code, str(error), lost_requests=error.lost_requests)
+            step.give_up(error.code, str(error), lost_requests=error.lost_requests)
         case ModelUnavailable():
             pause_or_fail(step, WaitReason.RATE_LIMIT, "MODEL_UNAVAILABLE", error)
         case EngineDown():
             pause_or_fail(step, WaitReason.RETRY, error.code, error)
         case limits.Over() | SandboxError():
-            step.fail(error.code, str(error))
+            give_up(step, error)
         case _:
             log.error("%s: unexpected", step.lease.run_id, exc_info=error)
             step.fail("INTERNAL_ERROR", f"{type(error).__name__}: {error}")
+
+
+def give_up(step: Step, error: limits.Over | SandboxError) -> None:
+    """A command agent that is out of time ends as `timeout` ends a program."""
+    timed_out = step.spec.kind == "command" and error.code in {"TIMEOUT", "IDLE_TIMEOUT"}
+    step.give_up(error.code, str(error), exit_code=command_agent.TIMED_OUT if timed_out else None)
 
 
 def pause_or_fail(step: Step, reason: WaitReason, code: str, error: EngineDown | ModelUnavailable) -> None:
@@ -338,7 +377,7 @@ def pause_or_fail(step: Step, reason: WaitReason, code: str, error: EngineDown |
         lost, retry_after = error.lost_requests, error.retry_after or 0.0
     waits = step.run.machinery_waits
     if waits >= MACHINERY_WAITS:
-        step.fail(code, f"{error} (after {waits} tries)", lost_requests=lost)
+        step.give_up(code, f"{error} (after {waits} tries)", lost_requests=lost)
         return
     pause = max(retry_after, min(LONGEST_PAUSE, 5.0 * 2**waits))
     note = {"code": code, "message": str(error), "seconds": round(pause, 1)}

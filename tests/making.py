@@ -37,6 +37,10 @@ def make_agent(name: str = "dev", *, turns: Sequence[Any] | None = None, **chang
         schedule=spec.schedule,
         timezone=spec.timezone,
         task_enabled=spec.task_enabled,
+        queue_size=spec.max_work_queue,
+        claim_key=spec.coalesce.key,
+        coalesce=spec.coalesce.mode,
+        breaker_failures=spec.breaker.failures,
     )
     agent.version = AgentVersion.objects.create(agent=agent, digest=f"{agent.pk:064}", spec=spec.dump())
     agent.save()

@@ -6,10 +6,10 @@ import argparse
 import ast
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,12 +19,14 @@ from django.urls import URLPattern, URLResolver, resolve
 from agentfleet.urls import urlpatterns
 from agents.manifest import keys
 from agents.models import ApiToken
-from agents.spec import AgentSpec, Limits
-from runs import events, lifecycle, prompt, queue, tools
-from runs.api.tasks import Task
+from agents.spec import AgentSpec, Approvals, Attempts, Breaker, Coalescing, Failure, Limits
+from runs import events, lifecycle, prompt, queue, retries, tools
+from runs.api.agents import AgentRecord
+from runs.api.dead_letters import Letter
+from runs.api.tasks import NewTask, Task
 from runs.llm import keys as model_keys
 from runs.llm import scripted
-from runs.models import KEEP_THE_SLOT, Status, WaitReason
+from runs.models import KEEP_THE_SLOT, DeadLetter, Status, WaitReason
 from runs.sandbox.base import Engine, Spec
 from runs.sandbox.docker import run_flags
 from tests.conftest import DrivenWorker
@@ -41,8 +43,8 @@ README, AGENTS, STATES, SANDBOX, SECURITY, DEPLOYMENT, API = (
     )
 )  # fmt: skip
 
-# Read by the code, and nothing of ours: where programs are found, and what Debian calls its release.
-NOT_OURS = {"PATH", "VERSION_CODENAME"}
+# Nothing of ours: where programs are found, what Debian calls its release, what we tell Celery.
+NOT_OURS = {"PATH", "VERSION_CODENAME", "CELERY_SKIP_CHECKS"}
 # Given to commands in sandboxes, and not read by the server.
 GIVEN = {
     "HOME", "AGENTFLEET_RUN", "AGENTFLEET_AGENT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
@@ -58,10 +60,21 @@ TABLES: dict[str, type[keys.Table]] = {
     "[webhooks.name]": keys.SourceTable,
     "The agent's settings": keys.AgentTable,
     "[limits]": keys.LimitsTable,
+    "[attempts]": keys.AttemptsTable,
+    "[breaker]": keys.BreakerTable,
+    "[coalesce]": keys.CoalesceTable,
+    "[approvals]": keys.ApprovalsTable,
     "[task]": keys.TaskTable,
     "[hooks]": keys.HooksTable,
     "[[preflight]]": keys.PreflightTable,
     "Front matter of SKILL.md": keys.FrontMatter,
+}
+DEFAULTS: dict[str, Any] = {
+    "[limits]": Limits(),
+    "[attempts]": Attempts(),
+    "[breaker]": Breaker(),
+    "[coalesce]": Coalescing(),
+    "[approvals]": Approvals(),
 }
 
 
@@ -229,7 +242,7 @@ def test_every_key_of_a_folder_is_told_and_no_other(heading: str) -> None:
     ("heading", "later"),
     [
         ("The agent's settings", keys.LATER_IN_AGENT),
-        ("The project's config.toml", keys.LATER_IN_PROJECT | keys.LATER_QUEUE_SIZES),
+        ("The project's config.toml", keys.LATER_IN_PROJECT),
         ("[local]", keys.LATER_IN_LOCAL),
     ],
 )
@@ -239,12 +252,32 @@ def test_what_is_not_yet_carried_out_is_said_to_be(heading: str, later: frozense
 
 
 def test_defaults_are_those_of_the_definition() -> None:
-    limits = {named(row[0])[0]: int(row[2]) for row in rows(AGENTS, "[limits]")}
-    assert limits == {field.name: getattr(Limits(), field.name) for field in fields(Limits)}
     spec = AgentSpec(name="any")
+    for heading, table in DEFAULTS.items():
+        told = {named(row[0])[0]: row[2] for row in rows(AGENTS, heading)}
+        assert told == {field.name: in_a_cell(getattr(table, field.name)) for field in fields(table)}, heading
     said = {name: row[2].strip("`") for row in rows(AGENTS, "The agent's settings") for name in named(row[0])}
-    for key in ("timezone", "scale", "priority", "sandbox", "kind"):
+    for key in ("timezone", "scale", "priority", "sandbox", "kind", "retry", "overlap"):
         assert said[key] == str(getattr(spec, key)), key
+    assert said["maxWorkQueueSize"] == f"the project's, else {spec.max_work_queue}"
+    [reruns] = (row[2] for row in rows(AGENTS, "The project's config.toml") if named(row[0]) == ["maxReruns"])
+    assert reruns == str(spec.max_reruns)
+
+
+def in_a_cell(default: Any) -> str:
+    """A default as the tables write it."""
+    if isinstance(default, tuple):
+        return ", ".join(map(in_a_cell, default)) or "none"
+    return (f"`{default}`" if default else "none") if isinstance(default, str) else str(default)
+
+
+def test_every_failure_that_may_be_tried_again_is_told_with_its_codes() -> None:
+    code = re.compile(r"[A-Z]+(?:_[A-Z0-9]+)+|TIMEOUT")
+    told = {named(kind)[0]: code.findall(codes) for kind, codes in rows(AGENTS, "Failures")}
+    assert sorted(told) == sorted(get_args(Failure))
+    for kind, codes in told.items():
+        assert {retries.kind_of(code) for code in codes} == {kind}
+    assert {code for kind in told for code in told[kind] if kind != "work"} == set(retries.KINDS)
 
 
 def test_every_filter_and_every_key_of_an_event_is_told() -> None:
@@ -328,7 +361,7 @@ def test_a_run_tells_of_itself_as_told(worker: DrivenWorker) -> None:
 def test_every_error_code_is_told_and_no_other() -> None:
     told = [*first_column(STATES, "Errors of runs"), *first_column(API, "Errors")]
     assert len(told) == len(set(told))
-    assert set(told) == codes_used()
+    assert set(told) == codes_used() | {"EXIT_nn"}  # the last has a program's own number in it
 
 
 # --- docs/sandbox.md ----------------------------------------------------------------------------------------------
@@ -367,6 +400,19 @@ def test_every_field_of_a_task_is_told() -> None:
     assert named(fields_told.replace("(null for now)", "")) == list(Task.Meta.fields)
 
 
+@pytest.mark.parametrize(
+    ("heading", "names"),
+    [
+        ("Agents", AgentRecord.Meta.fields),
+        ("Starting a task", list(NewTask().fields)),
+        ("Dead letters", Letter.Meta.fields),
+    ],
+)
+def test_every_field_of_an_agent_a_request_and_a_dead_letter_is_told(heading: str, names: Sequence[str]) -> None:
+    beside_examples = re.sub(r"^```.*?^```", "", section(API, heading), flags=re.MULTILINE | re.DOTALL)
+    assert set(names) - set(re.findall(r"\w+", " ".join(named(beside_examples)))) == set()
+
+
 class Curl:
     """One `curl` of a page, with the status that its comment promises."""
 
@@ -400,7 +446,7 @@ def curls() -> list[Curl]:
 def test_every_curl_goes_where_somebody_answers() -> None:
     assert len(curls()) > 15
     for curl in curls():
-        method, path, _, _ = curl.asked(RUN="run_1")
+        method, path, _, _ = curl.asked(RUN="run_1", LETTER="ded_1")
         match = resolve(urlsplit(path).path)
         assert not hasattr(match.func, "cls") or hasattr(match.func.cls, method.lower()), curl.text
 
@@ -416,6 +462,7 @@ def test_every_curl_is_answered_as_promised(worker: DrivenWorker) -> None:
         run = submit(agent)
         if "/respond" in curl.text:
             run = worker.drive(run)
-        method, path, body, headers = curl.asked(TOKEN=token, RUN=run.pk)
+        letter = DeadLetter.objects.create(workspace=agent.workspace, agent=agent, code="ANY", reason="", trigger="api")
+        method, path, body, headers = curl.asked(TOKEN=token, RUN=run.pk, LETTER=letter.pk)
         answer = Client().generic(method, path, body, content_type="application/json", headers=headers)
         assert answer.status_code == curl.status, (curl.text, answer.content)

@@ -238,7 +238,7 @@ def test_zero_is_no_limit(
 def test_timeout_between_steps(
     worker: DrivenWorker, driven_clock: DrivenClock, limit: int, of_the_task: int | None
 ) -> None:
-    run = submit(talkative(5, limits={"wall_seconds": limit}), wall_seconds=of_the_task)
+    run = submit(talkative(5, limits={"wall_seconds": limit}, retry="never"), wall_seconds=of_the_task)
     worker.answer_one()
     driven_clock.forward(50)
     worker.answer_one()
@@ -271,7 +271,7 @@ def test_timeout_in_the_middle_of_a_model_request(
 ) -> None:
     never = Future[Any]()
     model.answers = [never]
-    run = submit(make_agent(limits={"wall_seconds": 60}))
+    run = submit(make_agent(limits={"wall_seconds": 60}, retry="never"))
 
     def time_passes() -> None:
         until(lambda: model.asked)

@@ -37,7 +37,7 @@ def test_the_first_reason_stays() -> None:
 
 def test_of_many_who_set_it_together_one_is_first_and_listeners_hear_once() -> None:
     for _ in range(50):
-        halt, heard, gate = Halt(), threading.Semaphore(0), threading.Barrier(4)
+        halt, heard, gate = Halt(), threading.Semaphore(0), threading.Barrier(len(Why))
         halt.listen(heard.release)
 
         def come(why: Why, halt: Halt = halt, gate: threading.Barrier = gate) -> None:

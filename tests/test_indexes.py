@@ -18,7 +18,10 @@ from tests.making import make_agent, submit
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-HISTORY = ("runs_run", "runs_event", "runs_message", "runs_toolcall", "webhooks_delivery")
+HISTORY = (
+    *("runs_run", "runs_event", "runs_message", "runs_toolcall", "runs_approval", "runs_runinput", "runs_deadletter"),
+    *("webhooks_delivery", "agents_agentevent"),
+)
 
 
 def whole_tables_read(act: Callable[[], object]) -> list[str]:

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from contextlib import suppress
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,17 @@ from hypothesis import strategies as st
 from agents.manifest import Fault, Faulty, Reading, left_behind, parse, read_folder
 from agents.manifest.keys import AgentTable, ProjectTable, Table, known
 from agents.manifest.lines import nearest, read_yaml, toml_lines
-from agents.spec import AgentSpec, Limits, ModelSpec, SourceSpec, WebhookSpec
+from agents.spec import (
+    AgentSpec,
+    Approvals,
+    Attempts,
+    Breaker,
+    Coalescing,
+    Limits,
+    ModelSpec,
+    SourceSpec,
+    WebhookSpec,
+)
 
 PROJECTS = Path(__file__).parent / "data" / "projects"
 ANTHROPIC = ModelSpec(provider="anthropic", model="claude-opus-4-20250514", thinking="medium")
@@ -214,7 +225,15 @@ def test_our_own_keys_are_read() -> None:
         timezone="Europe/Zurich",
         scale=2,
         priority="low",
-        limits=Limits(turns=20, wall_seconds=7200, tokens=0),
+        limits=Limits(
+            turns=20, wall_seconds=7200, idle_seconds=300, tokens=0, usd=Decimal("2.5"), output_bytes=1_000_000
+        ),
+        retry="always",
+        attempts=Attempts(most=3, delay_seconds=30, longest_delay_seconds=300, after=("machinery", "model")),
+        breaker=Breaker(failures=2, probe_seconds=60),
+        coalesce=Coalescing(key="github://{repo}/issues/{number}", mode="skip"),
+        overlap="queue",
+        approvals=Approvals(ask="on-miss", allow=("read", "bash:git status*"), expires_seconds=3600),
         image="example/tests:1",
         sandbox="lazy",
         network="none",
@@ -227,6 +246,11 @@ def test_a_command_agent_needs_neither_instructions_nor_a_model() -> None:
     script = agent_of(read("current", network="open"), "script")
 
     assert (script.kind, script.image, script.scale, script.models) == ("command", "example/script:1", 0, ())
+    assert script.command == ("/opt/agent", "--once")
+
+
+def test_a_command_may_be_a_text_for_the_shell() -> None:
+    assert dev(make_files("kind = 'command'\ncommand = 'cd app && make'")).command == "cd app && make"
 
 
 @pytest.mark.parametrize("name", ["first", "second", "current", "fleet", "fleet-0.13"])
@@ -283,6 +307,11 @@ def test_the_projects_image_and_queue_size_are_defaults() -> None:
     assert (own.max_work_queue, own.image) == (0, "example/own:1")
 
 
+def test_the_projects_reruns_are_those_of_its_agents() -> None:
+    assert dev(make_files(project="maxReruns = 3")).max_reruns == 3
+    assert dev(make_files()).max_reruns == 10
+
+
 def outline(agent: AgentSpec) -> tuple[Any, ...]:
     """Model, thinking, schedule, events, scale, seconds, queue."""
     [model] = agent.models
@@ -296,11 +325,11 @@ def test_the_public_fleet_is_read_as_it_is_today() -> None:
 
     assert reading.project.scale == 20
     assert {agent.name: outline(agent) for agent in reading.project.agents} == {
-        "dev": ("gpt-5.4-mini", None, "", ["issues"], 5, 3600, None),
+        "dev": ("gpt-5.4-mini", None, "", ["issues"], 5, 3600, 100),
         "e2e-coverage-improver": ("gpt-5.4-mini", None, "0 */3 * * *", [], 1, 3600, 1),
         "gh-actions-responder": ("gpt-5.4", None, "", ["workflow_run"], 1, 900, 1),
         "mintlify-fixer": ("gpt-5.4-nano", None, "", ["deployment_status"], 1, 900, 1),
-        "planner": ("gpt-5.4", None, "", ["issues", "issue_comment"], 8, 900, None),
+        "planner": ("gpt-5.4", None, "", ["issues", "issue_comment"], 8, 900, 100),
         "reviewer": ("gpt-5.4-mini", None, "", ["check_suite"], 10, 900, 10),
         "unit-coverage-improver": ("gpt-5.4-mini", None, "0 */3 * * *", [], 1, 3600, 1),
     }
@@ -318,11 +347,11 @@ def test_the_public_fleet_is_read_as_it_was_with_0_13() -> None:
 
     opus = "claude-opus-4-20250514"
     assert {agent.name: outline(agent) for agent in reading.project.agents} == {
-        "dev": (opus, "medium", "0 * * * *", ["issues"], 2, 1800, None),
-        "gh-actions-responder": (opus, "medium", "", ["workflow_run"], 1, 900, None),
-        "mintlify-fixer": (opus, "medium", "", ["deployment_status"], 1, 900, None),
-        "planner": (opus, "xhigh", "0 * * * *", ["issues"], 1, 600, None),
-        "reviewer": (opus, "medium", "0 * * * *", ["pull_request", "check_suite"], 2, 1800, None),
+        "dev": (opus, "medium", "0 * * * *", ["issues"], 2, 1800, 100),
+        "gh-actions-responder": (opus, "medium", "", ["workflow_run"], 1, 900, 100),
+        "mintlify-fixer": (opus, "medium", "", ["deployment_status"], 1, 900, 100),
+        "planner": (opus, "xhigh", "0 * * * *", ["issues"], 1, 600, 100),
+        "reviewer": (opus, "medium", "0 * * * *", ["pull_request", "check_suite"], 2, 1800, 100),
     }
     assert agent_of(reading, "gh-actions-responder").params == {"issueLabel": "ci"}
 
@@ -386,6 +415,17 @@ def test_a_fault_names_file_and_line() -> None:
     assert str(Fault("agents/dev", None, "is wrong")) == "agents/dev: is wrong"
 
 
+BRACES = "coalesce.key has more than a name in the braces of {}: use letters, digits and _, first no digit"
+PATTERN = "'{}' is no pattern: write a tool's name, or bash:<command>, in which * stands for anything"
+IDLE = "{} does nothing for kind command: no model calls tools in its runs"
+NO_PARTNER = "coalesce.key has a brace without its partner: write {name}, or {{ and }} for braces that are meant so"
+NO_KEY = (
+    "coalesce.mode does nothing without a key that says what an event is about, "
+    'as coalesce.key = "github://{repo}/issues/{number}" does'
+)
+NO_COMMAND = "kind command needs command, the program it runs: a text for the shell, or a list of its words"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -401,8 +441,40 @@ def test_a_fault_names_file_and_line() -> None:
         ("tools = 'bash'", "tools must be a list, not text"),
         ("tools = [1]", "tools[0] must be text, not a number"),
         ("tools = ['bash', 'Read']", "there is no tool Read: did you mean read?"),
-        ("tools = ['fly']", "there is no tool fly: there are bash, read, write, edit, glob, grep, ask, set_status"),
+        (
+            "tools = ['fly']",
+            "there is no tool fly: there are bash, read, write, edit, glob, grep, ask, set_status, rerun",
+        ),
         ("image = ''", "image must not be empty"),
+        ("limits.usd = '2.50'", "limits.usd must be a number, not text"),
+        ("limits.usd = -0.5", "limits.usd must be 0 or more"),
+        ("limits.usd = 100001", "limits.usd must be 100000 or less"),
+        ("limits.usd = nan", "limits.usd must be a finite number"),
+        ("attempts.most = 0", "attempts.most must be 1 or more"),
+        ("attempts.after = ['weather']", "attempts.after[0] must be machinery, timeout, model or work"),
+        ("attempts.delay_second = 3", "unknown key attempts.delay_second: did you mean delay_seconds?"),
+        ("breaker.probe_seconds = 0", "breaker.probe_seconds must be 1 or more"),
+        ("retry = true", "retry must be safe, always or never"),
+        ("overlap = 'replace'", "overlap must be skip or queue"),
+        ("coalesce.key = '" + "k" * 201 + "'", "coalesce.key must have at most 200 characters"),
+        ("coalesce = {key = '', mode = 'skip'}", NO_KEY),
+        ("coalesce.key = '{repo'", NO_PARTNER),
+        ("coalesce.key = 'repo}'", NO_PARTNER),
+        ("coalesce.key = '{}'", BRACES.format("{}")),
+        ("coalesce.key = '{0}'", BRACES.format("{0}")),
+        ("coalesce.key = '{number:>5}'", BRACES.format("{number}")),
+        ("coalesce.key = '{number!r}'", BRACES.format("{number}")),
+        ("coalesce.key = '{issue.number}'", BRACES.format("{issue.number}")),
+        ('coalesce.key = "a\\u0000"', "coalesce.key holds a character that cannot be stored, such as NUL"),
+        ("approvals.ask = 'never'", "approvals.ask must be off, on-miss or always"),
+        ("approvals.allow = ['reed']", "there is no tool reed: did you mean read?"),
+        ("approvals.allow = ['bash:']", PATTERN.format("bash:")),
+        ("approvals.allow = ['read:*.md']", PATTERN.format("read:*.md")),
+        ("command = 'make'", 'only kind = "command" runs a command: add it, or remove the command'),
+        ("kind = 'command'", NO_COMMAND),
+        ("kind = 'command'; command = ' '", NO_COMMAND),
+        ("kind = 'command'; command = []", NO_COMMAND),
+        ("kind = 'command'; command = [1]", "command must be text, for the shell, or a list of texts, its words"),
         ("schedule = '" + "1," * 60 + "'", "schedule must have at most 100 characters"),
         ("params = []", "params must be a table, not a list"),
         ("kind = 'robot'", "kind must be model or command"),
@@ -418,7 +490,15 @@ def test_a_fault_names_file_and_line() -> None:
     ],
 )
 def test_a_setting_that_does_not_fit_is_a_fault(settings: str, message: str) -> None:
-    assert faults(make_files(settings)) == [f"agents/dev/config.toml:1: {message}"]
+    *before, last = settings.split("; ")
+    lines = "\n".join([*before, last])
+    assert faults(make_files(lines)) == [f"agents/dev/config.toml:{len(before) + 1}: {message}"]
+
+
+def test_braces_and_names_of_any_case_are_good_in_a_key() -> None:
+    key = "{{literally}} {repo}#{number} {receiptId}"
+
+    assert dev(make_files(f"coalesce.key = '{key}'")).coalesce == Coalescing(key=key)
 
 
 def test_a_list_that_does_not_fit_leaves_the_rest_checked() -> None:
@@ -712,12 +792,10 @@ def test_known_features_that_nothing_carries_out_are_warnings() -> None:
         "agents/dev/Dockerfile: is not yet built: name an image in the agent's settings",
         "agents/dev/config.toml:2: credentials: accepted, but not yet carried out",
         "agents/dev/config.toml:3: no provider of its models (openai) can be asked yet: its runs will fail",
-        "agents/dev/config.toml:6: maxWorkQueueSize: accepted, but not yet carried out",
         "agents/fixer/config.toml:1: no provider of its models (openai) can be asked yet: its runs will fail",
         "agents/fixer/config.toml:3: hooks: accepted, but not yet carried out",
         "agents/fixer/config.toml:10: runtime: accepted, but not yet carried out",
         "agents/night/config.toml:2: no provider of its models (openai) can be asked yet: its runs will fail",
-        "agents/script/config.toml:1: kind command is not yet carried out: the agent's runs will fail",
         "config.toml:3: historyRetentionDays: accepted, but not yet carried out",
         "config.toml:24: webhooks from twitter are not yet received",
     ]
@@ -739,13 +817,35 @@ def test_an_agent_whose_second_model_can_be_asked_is_no_warning() -> None:
     assert "no provider of its models (openai)" in str(warnings(make_files("models = ['a']", project=project)))
 
 
+@pytest.mark.parametrize(
+    ("settings", "place", "message"),
+    [
+        ("retry = 'never'\nattempts.most = 3", 2, 'attempts.most does nothing beside retry = "never"'),
+        ("overlap = 'queue'", 1, "overlap does nothing without a schedule: it is about its ticks"),
+        ("approvals.allow = ['read']", 1, 'approvals.allow does nothing without approvals.ask = "on-miss"'),
+        ("kind = 'command'\ncommand = 'make'\ntools = ['read']", 3, IDLE.format("tools")),
+        ("kind = 'command'\ncommand = 'make'\napprovals.ask = 'always'", 3, IDLE.format("approvals")),
+        ("kind = 'command'\ncommand = 'make'\nmodel = {provider = 'x', model = 'y'}", 3, IDLE.format("model")),
+    ],
+)
+def test_a_setting_that_another_one_makes_idle_is_a_warning(settings: str, place: int, message: str) -> None:
+    assert warnings(make_files(settings)) == [f"agents/dev/config.toml:{place}: {message}"]
+
+
+def test_settings_that_go_together_are_no_warning() -> None:
+    settings = "schedule = '@daily'\noverlap = 'queue'\nretry = 'always'\nattempts.most = 3\n"
+
+    assert warnings(make_files(f"{settings}approvals = {{ask = 'on-miss', allow = ['read', 'bash:ls *']}}")) == []
+    assert warnings(make_files("kind = 'command'\ncommand = ['make', 'all']")) == []
+
+
 def test_features_of_a_whole_project_are_warnings() -> None:
     project = (
-        "maxReruns = 3\n[local]\nmemory = '4g'\ncpus = 2\nenabled = true\n[agents.dev]\nscale = 2\n[cloud]\na = 1\n"
+        "telemetry = 3\n[local]\nmemory = '4g'\ncpus = 2\nenabled = true\n[agents.dev]\nscale = 2\n[cloud]\na = 1\n"
     )
 
     assert warnings(make_files(project=project)) == [
-        "config.toml:1: maxReruns: accepted, but not yet carried out",
+        "config.toml:1: telemetry: accepted, but not yet carried out",
         "config.toml:3: local.memory: accepted, but not yet carried out",
         "config.toml:4: local.cpus: accepted, but not yet carried out",
         "config.toml:5: local.enabled: accepted, but not yet carried out",
@@ -947,3 +1047,8 @@ def test_a_place_without_a_line_has_that_of_what_is_around_it() -> None:
 
     assert nearest(lines, ("b", 0, "c")) == 2
     assert nearest(lines, ("z",)) is None
+
+
+def test_a_definition_stored_before_the_line_had_a_limit_is_read() -> None:
+    stored = {**AgentSpec(name="dev").dump(), "max_work_queue": None}
+    assert AgentSpec.load(stored).max_work_queue == 100

@@ -15,7 +15,7 @@ from django.db import connection, transaction
 from agents import clock
 from agents.models import Agent
 from agents.redaction import NOTHING_SECRET
-from runs import events, leases, lifecycle
+from runs import events, leases, lifecycle, line
 from runs.models import Host, Run
 from tests.conftest import PATIENCE, DrivenWorker, PlayedModel, meanwhile, until
 from tests.making import bash, make_agent, make_workspace, said, submit
@@ -217,15 +217,15 @@ def test_a_step_under_way_does_not_keep_claims_out(host: Host, threads: ThreadPo
 def test_claims_for_many_agents_at_once_keep_every_cap_and_never_deadlock(
     host: Host, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free_slots = lifecycle._free_slots
+    has_room = line.has_room
 
     def slowly(agent: Agent) -> bool:
         """Room for others between the count and what is made of it."""
-        free = free_slots(agent)
+        room = has_room(agent)
         time.sleep(0.02)
-        return free
+        return room
 
-    monkeypatch.setattr(lifecycle, "_free_slots", slowly)
+    monkeypatch.setattr(line, "has_room", slowly)
     make_workspace(scale=7)
     agents = [make_agent(name, scale=3) for name in ("a", "b", "c", "d")]
     for agent in agents:

@@ -222,17 +222,38 @@ def test_a_run_of_a_dead_host_that_has_no_sandbox_yet_goes_on_here(
     assert worker.engine.names() == []
 
 
-def test_a_run_whose_sandbox_died_with_its_host_fails(worker: DrivenWorker, driven_clock: DrivenClock) -> None:
-    run = run_on_a_host_that_dies(worker, driven_clock, make_agent(turns=[{"tools": [bash("echo hi")]}]), steps=1)
+def test_a_run_whose_sandbox_died_with_its_host_starts_anew_here(
+    worker: DrivenWorker, driven_clock: DrivenClock
+) -> None:
+    turns = [{"tools": [bash("echo hi")]}, {"text": "done"}]
+    run = run_on_a_host_that_dies(worker, driven_clock, make_agent(turns=turns), steps=1)
+    worker.sweep()
+    worker.drive(run)
+    first, second = run.attempts.order_by("number")
+    assert first.error is not None
+    assert first.error["code"] == "SANDBOX_LOST"
+    assert "there" in first.error["message"]
+    assert ToolCall.objects.get().state == "planned"
+    # What stands there is for that host to remove, should it come back.
+    assert (first.host_id, first.has_workspace) == ("there", True)
+    assert (second.host_id, second.ended_at) == (worker.host_id, None)
+    driven_clock.forward(13)
+    worker.sweep()
+    assert worker.drive(run).status == "finished"
+
+
+def test_a_run_that_had_begun_a_command_on_a_host_that_died_fails(
+    worker: DrivenWorker, driven_clock: DrivenClock
+) -> None:
+    agent = make_agent(turns=[{"tools": [bash("echo hi")]}, {"tools": [bash("echo ho")]}])
+    run = run_on_a_host_that_dies(worker, driven_clock, agent, steps=3)
+    assert ToolCall.objects.filter(state="done").count() == 1
     worker.sweep()
     run = worker.drive(run)
     assert run.status == "failed"
     assert run.error is not None
     assert run.error["code"] == "SANDBOX_LOST"
-    assert "there" in run.error["message"]
-    assert ToolCall.objects.get().state == "planned"
-    # What stands there is for that host to remove, should it come back.
-    assert (attempt_of(run).host_id, attempt_of(run).has_workspace) == ("there", True)
+    assert run.attempts.count() == 1
 
 
 def test_an_answered_run_of_a_dead_host_does_not_block_its_agents_line(
@@ -426,6 +447,7 @@ def test_a_run_deleted_at_work_goes_with_the_next_sweeps(worker: DrivenWorker, d
 PARTS = [
     "end_leases_of_the_dead",
     "wake_the_due",
+    "expire_approvals",
     "fire_schedules",
     "hand_steps",
     "hand_work",

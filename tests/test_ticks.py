@@ -15,9 +15,12 @@ from kombu import Connection
 
 from agentfleet.celery import app
 from agents import clock
-from agents.models import Agent
+from agents.models import Agent, AgentEvent
+from agents.redaction import NOTHING_SECRET
 from agents.spec import AgentSpec, ProjectSpec
-from runs import queue, sweep, tasks, ticks
+from runs import lifecycle, queue, sweep, tasks, ticks
+from runs.events import isoformat
+from runs.leases import Lease
 from runs.models import Run
 from tests.conftest import PATIENCE, DrivenClock, DrivenWorker, other_worker
 from tests.making import make_agent, make_workspace, submit
@@ -48,6 +51,14 @@ def fired(agent: Agent) -> list[str]:
     """The ticks that started a run, as times of day."""
     moments = Run.objects.filter(agent=agent).order_by("scheduled_for").values_list("scheduled_for", flat=True)
     return [moment.strftime("%H:%M") for moment in moments if moment is not None]
+
+
+def seat(worker: DrivenWorker, agent: Agent) -> Lease:
+    """A run of the agent that is at work."""
+    submit(agent)
+    lease = lifecycle.claim(agent.pk, owner=worker.owner, host_id=worker.host_id)
+    assert lease is not None
+    return lease
 
 
 def empty_the_line(agent: Agent) -> None:
@@ -118,19 +129,47 @@ def test_of_missed_ticks_the_latest_is_made_up_for(worker: DrivenWorker, driven_
     assert fired(agent) == ["12:20"]
 
 
-def test_one_scheduled_run_in_line_is_enough(worker: DrivenWorker, driven_clock: DrivenClock) -> None:
+def test_a_tick_that_finds_no_slot_is_skipped_and_noted(worker: DrivenWorker, driven_clock: DrivenClock) -> None:
     agent = scheduled()
-    submit(agent)  # somebody else's does not count
+    busy = seat(worker, agent)
     for _ in range(3):
         driven_clock.forward(600)
         sweep.fire_schedules(worker)
-    assert fired(agent) == ["12:10"]
-    empty_the_line(agent)
+    assert fired(agent) == []
+    noted = AgentEvent.objects.get(agent=agent)
+    assert (noted.type, noted.data) == ("tick.skipped", {"reason": "scale 1 in use", "times": 3})
+    assert noted.tick == reload(agent).schedule_fired_at
+    lifecycle.cancel(busy, redactor=NOTHING_SECRET)
     sweep.fire_schedules(worker)
-    assert fired(agent) == ["12:10"]  # nor does what passed meanwhile
+    assert fired(agent) == []  # what was skipped is not made up for
     driven_clock.forward(600)
     sweep.fire_schedules(worker)
-    assert fired(agent) == ["12:10", "12:40"]
+    assert fired(agent) == ["12:40"]
+
+
+def test_where_ticks_queue_the_latest_stands_in_line(worker: DrivenWorker, driven_clock: DrivenClock) -> None:
+    agent = scheduled(overlap="queue")
+    seat(worker, agent)
+    for _ in range(3):
+        driven_clock.forward(600)
+        sweep.fire_schedules(worker)
+    assert fired(agent) == ["12:30"]
+    run = Run.objects.get(agent=agent, trigger="schedule")
+    assert run.scheduled_for is not None
+    assert run.trigger_context == {"scheduledFor": isoformat(run.scheduled_for)}
+    assert run.last_event == 3  # created, and moved twice
+    skipped = AgentEvent.objects.filter(agent=agent, type="tick.skipped")
+    assert [note.data["times"] for note in skipped] == [2]
+
+
+def test_ticks_missed_while_nobody_looked_are_noted(worker: DrivenWorker, driven_clock: DrivenClock) -> None:
+    agent = scheduled()
+    driven_clock.forward(1800)
+    sweep.fire_schedules(worker)
+    assert fired(agent) == ["12:30"]
+    noted = AgentEvent.objects.get(agent=agent)
+    assert noted.type == "ticks.missed"
+    assert (noted.data["first"][11:16], noted.data["before"][11:16]) == ("12:10", "12:30")
 
 
 def test_a_schedule_that_never_fired_counts_from_now(worker: DrivenWorker, driven_clock: DrivenClock) -> None:
@@ -181,14 +220,14 @@ def test_one_agent_that_fails_otherwise_stops_no_other(
 ) -> None:
     scheduled("broken")
     whole = scheduled("whole")
-    fire = queue.fire
+    fire = ticks.fire
 
     def fails_for_one(agent: Agent, now: datetime) -> Run | None:
         if agent.name == "broken":
             raise RuntimeError("cannot be fired")
         return fire(agent, now)
 
-    monkeypatch.setattr(queue, "fire", fails_for_one)
+    monkeypatch.setattr(ticks, "fire", fails_for_one)
     driven_clock.forward(600)
     sweep.fire_schedules(worker)
     assert fired(whole) == ["12:10"]

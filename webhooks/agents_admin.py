@@ -24,6 +24,7 @@ from webhooks.agents_pages import (
     STATES,
     AgentPage,
     PauseAgent,
+    ResetAgent,
     ResumeAgent,
     RunNow,
     activities,
@@ -117,7 +118,11 @@ class AgentAdmin(Operated, ModelAdmin):
         return ResumeAgent.as_view(model_admin=self)(request, object_id=object_id)
 
     def get_urls(self) -> list[URLPattern]:
-        return [page(self, "<str:object_id>/edit/", EditAgent), *super().get_urls()]
+        return [
+            page(self, "<str:object_id>/edit/", EditAgent),
+            page(self, "<str:object_id>/reset/", ResetAgent),
+            *super().get_urls(),
+        ]
 
     def add_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         return NewAgent.as_view(model_admin=self)(request)

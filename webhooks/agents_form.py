@@ -13,14 +13,21 @@ from django.http import HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.views.generic import FormView
-from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import (
+    UnfoldAdminDecimalFieldWidget,
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminTextareaWidget,
+    UnfoldAdminTextInputWidget,
+)
 
 from agents import schedule
 from agents.models import NAME_LENGTH, Agent, AgentFile, Workspace, valid_name
 from agents.pages import LARGEST, Page, Refused, change_url, plain_lines
-from agents.spec import AgentSpec, Limits, ModelSpec, ProjectSpec
+from agents.spec import AgentSpec, ModelSpec, ProjectSpec
 from webhooks import projects
 from webhooks.agents_pages import OfAgent
+
+LIMITS = ("turns", "wall_seconds", "idle_seconds", "tokens", "usd")
 
 
 class AgentForm(forms.Form):
@@ -47,8 +54,32 @@ class AgentForm(forms.Form):
     wall_seconds = forms.IntegerField(
         min_value=0, max_value=31_536_000, widget=UnfoldAdminIntegerFieldWidget(), help_text="0: no limit."
     )
+    idle_seconds = forms.IntegerField(
+        min_value=0,
+        max_value=31_536_000,
+        required=False,
+        widget=UnfoldAdminIntegerFieldWidget(),
+        help_text="Without a word from the model or a byte from a command; 0: no limit.",
+    )
     tokens = forms.IntegerField(
         min_value=0, max_value=2_000_000_000, widget=UnfoldAdminIntegerFieldWidget(), help_text="0: no limit."
+    )
+    usd = forms.DecimalField(
+        min_value=0,
+        max_value=100_000,
+        decimal_places=6,
+        required=False,
+        label="US dollars",
+        widget=UnfoldAdminDecimalFieldWidget(),
+        help_text="0: no limit. A model whose price nobody knows is not asked.",
+    )
+    max_work_queue = forms.IntegerField(
+        min_value=0,
+        max_value=1_000_000,
+        required=False,
+        label="Longest line",
+        widget=UnfoldAdminIntegerFieldWidget(),
+        help_text="Runs that may wait for a slot; what comes beyond them is kept as dead letters.",
     )
 
     def __init__(self, *args: Any, known: AgentSpec | None, **kwargs: Any) -> None:
@@ -81,8 +112,14 @@ class AgentForm(forms.Form):
     def initial_of(spec: AgentSpec) -> dict[str, Any]:
         first = spec.models[0] if spec.models else ModelSpec(provider="anthropic", model="")
         said = {name: getattr(spec, name) for name in ("description", "instructions", "schedule", "timezone", "scale")}
-        limits = {name: getattr(spec.limits, name) for name in ("turns", "wall_seconds", "tokens")}
-        return {**said, **limits, "provider": first.provider, "model": first.model}
+        limits = {name: getattr(spec.limits, name) for name in LIMITS}
+        return {
+            **said,
+            **limits,
+            "max_work_queue": spec.max_work_queue,
+            "provider": first.provider,
+            "model": first.model,
+        }
 
     def spec(self) -> AgentSpec:
         """The known definition with what the form says in its places."""
@@ -93,7 +130,8 @@ class AgentForm(forms.Form):
             known,
             **{name: asked[name] for name in ("description", "instructions", "schedule", "timezone", "scale")},
             models=(replace(first, provider=asked["provider"], model=asked["model"]), *known.models[1:]),
-            limits=Limits(turns=asked["turns"], wall_seconds=asked["wall_seconds"], tokens=asked["tokens"]),
+            limits=replace(known.limits, **{name: asked[name] for name in LIMITS if asked[name] is not None}),
+            max_work_queue=known.max_work_queue if asked["max_work_queue"] is None else asked["max_work_queue"],
         )
 
 

@@ -1,7 +1,8 @@
-"""What the admin shows of an agent, and Run now, Pause and Resume."""
+"""What the admin shows of an agent, and Run now, Pause, Resume and Reset."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +15,26 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 
 from agents import clock, schedule
 from agents.ids import new_id
-from agents.models import Agent, AgentFile
+from agents.models import Agent, AgentEvent, AgentFile
 from agents.pages import LARGEST, Deed, PageOfRow, Refused, change_url, length, moment, plain_lines, pretty
-from agents.spec import AgentSpec, Limits
+from agents.spec import AgentSpec, Approvals, Breaker, Limits
 from runs import queue
 from runs.facts import COLORS, code_of, duration
 from runs.lifecycle import Cause
 from runs.models import Run, Status, TriggerKind
+from webhooks.dead_letters_admin import list_url, unreplayed
 
 RUNS_SHOWN = 10
 VERSIONS_SHOWN = 10
 FIRES_SHOWN = 5
-STATES = {"active": "success", "paused": "warning", "off": "default", "gone": "danger"}
+EVENTS_SHOWN = 10
+STATES = {"active": "success", "paused": "warning", "off": "default", "gone": "danger", "broken": "danger"}
+
+SECOND_OF_A_KEY = {
+    "queue": "runs after the first",
+    "skip": "starts nothing",
+    "replace": "takes the place of one still in line",
+}
 
 
 # --- what an agent is doing -------------------------------------------------------------------------------------
@@ -56,7 +65,9 @@ def state_of(agent: Agent) -> tuple[str, str]:
         return "gone", "not in its folder"
     if agent.scale == 0:
         return "off", "off"
-    return ("paused", "paused") if agent.paused else ("active", "active")
+    if agent.paused:
+        return "paused", "paused"
+    return ("broken", "broken") if agent.broken else ("active", "active")
 
 
 def next_fires(agent: Agent, count: int) -> list[str]:
@@ -73,7 +84,31 @@ def next_fires(agent: Agent, count: int) -> list[str]:
 def limits_in_words(limits: Limits) -> str:
     wall = length(limits.wall_seconds) if limits.wall_seconds else "no limit of time"
     turns = f"{limits.turns} turns" if limits.turns else "no limit of turns"
-    return f"{turns}, {wall}, {f'{limits.tokens:,} tokens' if limits.tokens else 'no limit of tokens'}"
+    tokens = f"{limits.tokens:,} tokens" if limits.tokens else "no limit of tokens"
+    more = [f"{length(limits.idle_seconds)} idle"] if limits.idle_seconds else []
+    more += [f"${limits.usd:,.2f}"] if limits.usd else []
+    return ", ".join([turns, wall, tokens, *more])
+
+
+def attempts_in_words(spec: AgentSpec) -> str:
+    policy = spec.attempts
+    if spec.retry == "never" or policy.most == 1 or not policy.after:
+        return "one"
+    when = "" if spec.retry == "always" else ", only where no tool call had been started"
+    return f"{policy.most} at most, after a failure of {', '.join(policy.after)}{when}"
+
+
+def breaker_in_words(breaker: Breaker) -> str:
+    if not breaker.failures:
+        return "none"
+    return f"after {breaker.failures} failed runs in a row, then one tried after {length(breaker.probe_seconds)}"
+
+
+def approvals_in_words(approvals: Approvals) -> str:
+    if approvals.ask == "off":
+        return ""
+    allowed = f", but for {', '.join(approvals.allow)}" if approvals.ask == "on-miss" and approvals.allow else ""
+    return f"bash, write and edit{allowed}; refused after {length(approvals.expires_seconds)}"
 
 
 # --- pages ------------------------------------------------------------------------------------------------------
@@ -103,6 +138,10 @@ class AgentPage(OfAgent, TemplateView):
             activity=activities([agent])[agent.pk],
             fires=next_fires(agent, FIRES_SHOWN),
             runs=recent_runs(agent),
+            events=recent_events(agent),
+            dead_letters=unreplayed(agent),
+            dead_letters_url=list_url(agent.pk),
+            now=clock.now(),
             definition=definition(agent.spec),
             params=pretty(agent.spec.params) if agent.spec.params else "",
             triggers=triggers_of(agent),
@@ -136,14 +175,37 @@ def recent_runs(agent: Agent) -> list[dict[str, Any]]:
     ]
 
 
+def recent_events(agent: Agent) -> list[dict[str, str]]:
+    return [
+        {"at": moment(event.created_at), "type": event.type, "text": in_words(event)}
+        for event in agent.events.order_by("-id")[:EVENTS_SHOWN]
+    ]
+
+
+def in_words(event: AgentEvent) -> str:
+    said = ", ".join(f"{name}: {value}" for name, value in event.data.items() if value is not None and value != "")
+    about = f"tick of {moment(event.tick)} UTC" if event.tick else ""
+    return "; ".join(filter(None, (about, said)))
+
+
 def definition(spec: AgentSpec) -> list[tuple[str, str]]:
     """What the definition says, beside its instructions, parameters and triggers."""
     model_names = [f"{model.provider}:{model.model}" for model in spec.models]
     lines = [
         ("Kind", spec.kind),
+        ("Command", spec.command if isinstance(spec.command, str) else shlex.join(spec.command)),
         ("Models", ", then ".join(model_names)),
         ("Limits", limits_in_words(spec.limits)),
+        ("Output", f"{spec.limits.output_bytes:,} bytes at most" if spec.limits.output_bytes else "no limit"),
         ("Scale", f"{spec.scale} at once"),
+        ("Line", f"{spec.max_work_queue:,} at most beyond the free slots"),
+        ("Attempts", attempts_in_words(spec)),
+        ("Breaker", breaker_in_words(spec.breaker)),
+        ("Reruns", f"{spec.max_reruns} in a row at most"),
+        ("Tick without a free slot", {"skip": "left out", "queue": "waits"}[spec.overlap] if spec.schedule else ""),
+        ("Claim key", spec.coalesce.key),
+        ("A second of one key", SECOND_OF_A_KEY[spec.coalesce.mode] if spec.coalesce.key else ""),
+        ("Asks leave for", approvals_in_words(spec.approvals)),
         ("Priority", spec.priority),
         ("Image", spec.image or "the fleet's own"),
         ("Network", spec.network),
@@ -190,7 +252,7 @@ class RunNow(Deed, OfAgent):
         cause = Cause(TriggerKind.MANUAL)
         try:
             self.started, _ = queue.submit(self.row, cause, input=form.cleaned_data["text"], idempotency_key=key)
-        except queue.AgentRefuses as refusal:
+        except (queue.AgentRefuses, queue.Coalesced, queue.QueueFull) as refusal:
             raise Refused(str(refusal)) from refusal
         except queue.KeyReused as error:
             raise Refused(f"this form has started {error} already: open it again for another run") from error
@@ -224,3 +286,16 @@ class ResumeAgent(Deed, OfAgent):
     def do(self, form: forms.Form) -> str:
         queue.resume(self.row)
         return f"Resumed {self.row}"
+
+
+class ResetAgent(Deed, OfAgent):
+    verb = "Reset"
+    sentence = "Its failures in a row are forgotten: if it held its line, that moves again."
+
+    @property
+    def title(self) -> str:
+        return f"Reset {self.row}"
+
+    def do(self, form: forms.Form) -> str:
+        queue.reset_breaker(self.row)
+        return f"Reset {self.row}"

@@ -12,7 +12,8 @@ from django.db.models import QuerySet
 
 from agents import clock, storable
 from agents.models import Agent
-from runs import lifecycle
+from runs import intake
+from runs.intake import Delivered
 from runs.lifecycle import Cause
 from runs.models import Run, TriggerKind
 from webhooks import matching
@@ -65,8 +66,9 @@ def dispatch(received: Received, event: Event) -> Outcome:
             continue
         if trigger.agent.refusal:
             skipped.append(trigger.agent.refusal)
-        else:
-            runs.append(start(trigger.agent, event, delivery).pk)
+            continue
+        became = start(trigger.agent, event, delivery)
+        runs.append(became.run.pk) if became.run else skipped.append(became.reason)
     delivery.matched, delivery.skipped = len(runs), len(skipped)
     delivery.reason = "" if runs else "; ".join(skipped)[:500] or "no trigger matches"
     delivery.save(update_fields=["matched", "skipped", "reason"])
@@ -101,9 +103,9 @@ def triggers_for(sources: Sequence[Source]) -> QuerySet[Trigger]:
     return Trigger.objects.filter(source__in=sources).select_related("agent").order_by("agent__name", "index")
 
 
-def start(agent: Agent, event: Event, delivery: Delivery) -> Run:
+def start(agent: Agent, event: Event, delivery: Delivery) -> Delivered:
     context = {**storable.json(event.context), "receiptId": delivery.pk}
-    return lifecycle.create(agent, Cause(TriggerKind.WEBHOOK, context, delivery.pk))
+    return intake.deliver(agent, Cause(TriggerKind.WEBHOOK, context, delivery.pk))
 
 
 def keep(

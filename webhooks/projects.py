@@ -87,6 +87,10 @@ def apply_agent(workspace: Workspace, project: ProjectSpec, spec: AgentSpec, cha
         "schedule": spec.schedule,
         "timezone": spec.timezone,
         "task_enabled": spec.task_enabled,
+        "queue_size": spec.max_work_queue,
+        "claim_key": spec.coalesce.key,
+        "coalesce": spec.coalesce.mode,
+        "breaker_failures": spec.breaker.failures,
         "active": True,
     }
     agent, new = Agent.objects.get_or_create(
@@ -98,7 +102,8 @@ def apply_agent(workspace: Workspace, project: ProjectSpec, spec: AgentSpec, cha
         return agent
     retimed = new or (agent.schedule, agent.timezone, agent.active) != (spec.schedule, spec.timezone, True)
     # A changed schedule counts from now: what the old one missed is not the new one's.
-    fired = {"schedule_fired_at": clock.now()} if retimed else {}
+    now = clock.now()
+    fired = {"schedule_fired_at": now, "schedule_since": now} if retimed else {}
     Agent.objects.filter(pk=agent.pk).update(**wanted, version=version, **fired)
     agent.refresh_from_db()
     ticks.mirror(agent)

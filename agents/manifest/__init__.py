@@ -27,7 +27,20 @@ from agents.manifest.written import (
     read_agent,
     read_project,
 )
-from agents.spec import AgentSpec, Limits, ModelSpec, Network, ProjectSpec, SourceSpec, ToolName, WebhookSpec
+from agents.spec import (
+    AgentSpec,
+    Approvals,
+    Attempts,
+    Breaker,
+    Coalescing,
+    Limits,
+    ModelSpec,
+    Network,
+    ProjectSpec,
+    SourceSpec,
+    ToolName,
+    WebhookSpec,
+)
 
 __all__ = ["Fault", "Faulty", "Reading", "left_behind", "parse", "read_folder"]
 
@@ -102,7 +115,15 @@ def _agent_spec(agent: Agent, project: Project, *, network: str | None) -> Agent
         network=_network(agent, project, network=network),
         tools=None if table.tools is None else tuple(name for name in get_args(ToolName) if name in table.tools),
         task_enabled=table.task.enabled,
-        max_work_queue=_first(table.max_work_queue, project.table.queue_size, otherwise=None),
+        max_work_queue=_first(table.max_work_queue, project.table.queue_size, otherwise=AgentSpec.max_work_queue),
+        retry=table.retry,
+        attempts=Attempts(**table.attempts.model_dump(exclude_none=True)),
+        breaker=Breaker(**table.breaker.model_dump(exclude_none=True)),
+        coalesce=Coalescing(**table.coalesce.model_dump()),
+        overlap=table.overlap,
+        max_reruns=_first(project.table.max_reruns, otherwise=AgentSpec.max_reruns),
+        approvals=Approvals(**table.approvals.model_dump(exclude_none=True)),
+        command=table.command if isinstance(table.command, str) else tuple(table.command),
         preflight=tuple(_plain(step.model_dump()) for step in table.preflight),
         hooks_pre=tuple(table.hooks.pre),
         hooks_post=tuple(table.hooks.post),

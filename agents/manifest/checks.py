@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, time
 from pathlib import PurePosixPath
+from string import Formatter
 from typing import Any, get_args
 
 from agents import schedule, storable
@@ -19,6 +20,7 @@ PATH_LENGTH = 500
 
 _name = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _credential = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?::[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_field = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME_RULE = "use lower-case letters, digits and dashes, at most 63, first a letter or digit, and not the word default"
 _TRAPPED = frozenset({"schedule", "scale", "timeout", "maxWorkQueueSize"})
 
@@ -70,6 +72,9 @@ def agent_faults(agent: Agent, project: Project, *, network: str | None) -> Iter
     yield from _schedule_faults(agent)
     yield from _credential_faults(agent)
     yield from _tool_faults(agent)
+    yield from _coalesce_faults(agent)
+    yield from _approval_faults(agent)
+    yield from _command_faults(agent)
     yield from _json_faults(agent)
     yield from _whole_faults(agent, project, network=network)
     for index, entry in enumerate(agent.table.webhooks):
@@ -110,15 +115,76 @@ def _credential_faults(agent: Agent) -> Iterator[Fault]:
 
 
 def _tool_faults(agent: Agent) -> Iterator[Fault]:
-    known = get_args(ToolName)
     for index, name in enumerate(agent.table.tools or ()):
-        if name not in known:
-            there_are = keys.question(name, known) or f": there are {', '.join(known)}"
-            yield agent.settings.fault(("tools", index), f"there is no tool {name}{there_are}")
+        if name not in get_args(ToolName):
+            yield agent.settings.fault(("tools", index), _no_tool(name))
+
+
+def _no_tool(name: str) -> str:
+    known = get_args(ToolName)
+    there_are = keys.question(name, known) or f": there are {', '.join(known)}"
+    return f"there is no tool {name}{there_are}"
+
+
+def _coalesce_faults(agent: Agent) -> Iterator[Fault]:
+    said, key = agent.settings.data.get("coalesce"), agent.table.coalesce.key
+    if isinstance(said, dict) and "mode" in said and said.get("key", "") == "":
+        example = 'coalesce.key = "github://{repo}/issues/{number}"'
+        message = f"coalesce.mode does nothing without a key that says what an event is about, as {example} does"
+        yield agent.settings.fault(("coalesce", "mode"), message)
+    for message in _template_faults(key):
+        yield agent.settings.fault(("coalesce", "key"), f"coalesce.key {message}")
+
+
+def _template_faults(template: str) -> Iterator[str]:
+    """What keeps a text with names in braces from being filled in from a trigger's context."""
+    try:
+        pieces = list(Formatter().parse(template))
+    except ValueError:
+        yield "has a brace without its partner: write {name}, or {{ and }} for braces that are meant so"
+        return
+    for _, name, form, conversion in pieces:
+        if name is not None and (form or conversion or not _field.fullmatch(name)):
+            yield f"has more than a name in the braces of {{{name}}}: use letters, digits and _, first no digit"
+
+
+def _approval_faults(agent: Agent) -> Iterator[Fault]:
+    for index, pattern in enumerate(agent.table.approvals.allow):
+        name, colon, command = pattern.partition(":")
+        if name not in get_args(ToolName):
+            message = _no_tool(name)
+        elif colon and (name != "bash" or not command.strip()):
+            message = (
+                f"{pattern!r} is no pattern: write a tool's name, or bash:<command>, in which * stands for anything"
+            )
+        else:
+            continue
+        yield agent.settings.fault(("approvals", "allow", index), message)
+
+
+def _command_faults(agent: Agent) -> Iterator[Fault]:
+    settings = agent.settings
+    kind, command = settings.data.get("kind", "model"), settings.data.get("command", "")
+    if kind == "model" and command:
+        yield settings.fault(("command",), 'only kind = "command" runs a command: add it, or remove the command')
+    if kind == "command" and _is_blank(command):
+        message = "kind command needs command, the program it runs: a text for the shell, or a list of its words"
+        yield settings.fault(("command",) if "command" in settings.data else ("kind",), message)
+
+
+def _is_blank(command: Any) -> bool:
+    words = command if isinstance(command, list) else [command]
+    return not words or (isinstance(words[0], str) and not words[0].strip())
 
 
 def _json_faults(agent: Agent) -> Iterator[Fault]:
-    places: list[tuple[Place, Any]] = [(("params",), agent.table.params)]
+    table = agent.table
+    places: list[tuple[Place, Any]] = [
+        (("params",), table.params),
+        (("command",), table.command),
+        (("coalesce", "key"), table.coalesce.key),
+        (("approvals", "allow"), table.approvals.allow),
+    ]
     places += [(("preflight", index, "params"), step.params) for index, step in enumerate(agent.table.preflight)]
     for place, value in places:
         for inner, message in _unlike_json(value, place):
@@ -171,7 +237,7 @@ def _is_filter(value: Any) -> bool:
 
 def project_warnings(project: Project, files: Iterable[str]) -> Iterator[Fault]:
     document = project.document
-    for key in document.data.keys() & (keys.LATER_IN_PROJECT | keys.LATER_QUEUE_SIZES):
+    for key in document.data.keys() & keys.LATER_IN_PROJECT:
         yield document.fault((key,), _not_yet(key))
     for key in document.data.get("local", {}).keys() & keys.LATER_IN_LOCAL:
         yield document.fault(("local", key), _not_yet(f"local.{key}"))
@@ -191,6 +257,7 @@ def project_warnings(project: Project, files: Iterable[str]) -> Iterator[Fault]:
 def agent_warnings(agent: Agent, project: Project, *, network: str | None) -> Iterator[Fault]:
     settings = agent.settings
     yield from _run_warnings(agent, project, network=network)
+    yield from _idle_warnings(agent)
     for key in settings.data.keys() & keys.LATER_IN_AGENT:
         if agent.says(key):
             yield settings.fault((key,), _not_yet(key))
@@ -212,8 +279,6 @@ def _run_warnings(agent: Agent, project: Project, *, network: str | None) -> Ite
     settings, wanted = agent.settings, agent.network(project) or network
     if wanted in keys.LATER_NETWORKS:
         yield settings.fault(("network",), f"network {wanted} cannot be had yet: the agent's runs will fail")
-    if agent.table.kind == "command":
-        yield settings.fault(("kind",), "kind command is not yet carried out: the agent's runs will fail")
     own = [agent.table.model] if agent.table.model else []
     named = [project.table.models[name] for name in agent.table.models]
     models = own or named or [model for model in [project.table.model] if model]
@@ -221,6 +286,21 @@ def _run_warnings(agent: Agent, project: Project, *, network: str | None) -> Ite
     if agent.table.kind == "model" and providers and not providers & keys.PROVIDERS:
         names = ", ".join(sorted(providers))
         yield settings.fault(("models",), f"no provider of its models ({names}) can be asked yet: its runs will fail")
+
+
+def _idle_warnings(agent: Agent) -> Iterator[Fault]:
+    """Settings that do nothing because of another one."""
+    settings, table = agent.settings, agent.table
+    if table.retry == "never" and table.attempts.most is not None:
+        yield settings.fault(("attempts", "most"), 'attempts.most does nothing beside retry = "never"')
+    if "overlap" in settings.data and not table.schedule:
+        yield settings.fault(("overlap",), "overlap does nothing without a schedule: it is about its ticks")
+    if table.approvals.allow and table.approvals.ask != "on-miss":
+        yield settings.fault(("approvals", "allow"), 'approvals.allow does nothing without approvals.ask = "on-miss"')
+    if table.kind == "command":
+        for key in ("model", "models", "tools", "approvals"):
+            if agent.says(key):
+                yield settings.fault((key,), f"{key} does nothing for kind command: no model calls tools in its runs")
 
 
 def _entry_warnings(entry: Mapping[str, Any], provider: str) -> Iterator[keys.Misfit]:

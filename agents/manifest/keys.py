@@ -14,26 +14,30 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from agents.manifest.lines import Place
-from agents.spec import Network, Thinking
+from agents.spec import Failure, Network, Thinking
 
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Misfit = tuple[Place, str]
 
-OUR_KEYS = frozenset({"kind", "timezone", "network", "tools", "priority", "image", "sandbox", "task", "limits"})
+OUR_KEYS = frozenset(
+    {
+        *("kind", "timezone", "network", "tools", "priority", "image", "sandbox", "task", "limits", "command"),
+        *("retry", "attempts", "breaker", "coalesce", "overlap", "approvals"),
+    }
+)
 
 # Features of the seed that are known and that nothing here carries out yet; the second sets are not even looked into.
-LATER_IN_AGENT = frozenset({"credentials", "hooks", "maxWorkQueueSize", "preflight", "runtime", "feedback", "harness"})
+LATER_IN_AGENT = frozenset({"credentials", "hooks", "preflight", "runtime", "feedback", "harness"})
 LOOSE_IN_AGENT = frozenset({"runtime", "feedback", "harness"})
 LATER_IN_PROJECT = LOOSE_IN_PROJECT = frozenset(
     {
         *("agents", "cloud", "defaultWaitTimeout", "environment", "feedback", "gateway", "harness"),
-        *("historyRetentionDays", "maxCallDepth", "maxReruns", "maxTriggerDepth", "projectName"),
+        *("historyRetentionDays", "maxCallDepth", "maxTriggerDepth", "projectName"),
         *("resourceLockTimeout", "server", "telemetry"),
     }
 )
 LATER_IN_LOCAL = frozenset({"enabled", "cpus", "memory"})
-LATER_QUEUE_SIZES = frozenset({"workQueueSize", "webhookQueueSize"})
 LATER_NETWORKS = frozenset({"allowlist", "open"})
 PROVIDERS = frozenset({"anthropic", "scripted"})  # those that can be asked
 
@@ -138,7 +142,33 @@ class TaskTable(Table):
 class LimitsTable(Table):
     turns: Count | None = None
     wall_seconds: Count | None = None
+    idle_seconds: Count | None = None
     tokens: Count | None = None
+    usd: Annotated[float, Field(ge=0, le=100_000, allow_inf_nan=False)] | None = None
+    output_bytes: Annotated[int, Field(ge=0, le=2**53)] | None = None
+
+
+class AttemptsTable(Table):
+    most: Annotated[int, Field(ge=1, le=100)] | None = None
+    delay_seconds: Count | None = None
+    longest_delay_seconds: Count | None = None
+    after: list[Failure] | None = None
+
+
+class BreakerTable(Table):
+    failures: Count | None = None
+    probe_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+
+
+class CoalesceTable(Table):
+    key: Annotated[str, Field(max_length=200)] = ""
+    mode: Literal["queue", "skip", "replace"] = "queue"
+
+
+class ApprovalsTable(Table):
+    ask: Literal["off", "on-miss", "always"] = "off"
+    allow: list[str] = []
+    expires_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
 
 
 class ProjectTable(Table):
@@ -151,6 +181,7 @@ class ProjectTable(Table):
     scale: Count | None = None
     default_scale: Count = Field(1, alias="defaultAgentScale")
     queue_size: Count | None = Field(None, validation_alias=AliasChoices("workQueueSize", "webhookQueueSize"))
+    max_reruns: Count | None = Field(None, alias="maxReruns")
     network: Network | None = None
 
 
@@ -180,6 +211,13 @@ class AgentTable(Table):
     sandbox: Literal["eager", "lazy"] = "eager"
     task: TaskTable = TaskTable()
     limits: LimitsTable = LimitsTable()
+    command: str | list[str] = ""
+    retry: Literal["safe", "always", "never"] = "safe"
+    attempts: AttemptsTable = AttemptsTable()
+    breaker: BreakerTable = BreakerTable()
+    coalesce: CoalesceTable = CoalesceTable()
+    overlap: Literal["skip", "queue"] = "skip"
+    approvals: ApprovalsTable = ApprovalsTable()
 
     @field_validator("sandbox", mode="before")
     @classmethod
@@ -188,6 +226,15 @@ class AgentTable(Table):
             raise PydanticCustomError(
                 "ours", "sandbox cannot be process here: only the server's setting allows that; use eager or lazy"
             )
+        return value
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _text_or_words(cls, value: Any) -> Any:
+        """One sentence, where a union would tell one for each of its members."""
+        words = value if isinstance(value, list) else [value]
+        if not all(isinstance(word, str) for word in words):
+            raise PydanticCustomError("ours", "command must be text, for the shell, or a list of texts, its words")
         return value
 
 
@@ -210,6 +257,10 @@ _INNER: Mapping[str, type[Table]] = {
     "preflight": PreflightTable,
     "task": TaskTable,
     "limits": LimitsTable,
+    "attempts": AttemptsTable,
+    "breaker": BreakerTable,
+    "coalesce": CoalesceTable,
+    "approvals": ApprovalsTable,
 }
 
 AnyTable = TypeVar("AnyTable", bound=Table)
@@ -337,6 +388,7 @@ _PHRASES: Mapping[str, str] = {
     "less_than_equal": "must be {le} or less",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
+    "finite_number": "must be a finite number",
 }
 
 
@@ -349,8 +401,14 @@ def _sentence(root: type[Table], error: ErrorDetails) -> str:
     if kind in _WANTED:
         return f"{dotted(place)} must be {_WANTED[kind]}, not {a_kind_of(error['input'])}"
     if kind in _PHRASES:
-        return f"{dotted(place)} {_PHRASES[kind].format(**error.get('ctx', {}))}".replace("'", "")
+        return f"{dotted(place)} {_PHRASES[kind].format(**_plain(error.get('ctx', {})))}".replace("'", "")
     return error["msg"]
+
+
+def _plain(bounds: Mapping[str, Any]) -> dict[str, Any]:
+    """Bounds of a number that may have a fraction come as 0.0."""
+    whole = {name for name, bound in bounds.items() if isinstance(bound, float) and bound.is_integer()}
+    return {name: int(bound) if name in whole else bound for name, bound in bounds.items()}
 
 
 def _unknown_key(root: type[Table], place: Place) -> str:

@@ -1,4 +1,4 @@
-"""Agents over REST: list, look, pause, resume."""
+"""Agents over REST: list, look, pause, resume, reset."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rest_framework.views import APIView
 
 from agents import clock, schedule
 from agents.models import Agent, Priority
-from runs import events, queue
+from runs import events, lateness, queue
 from runs.api.auth import workspace_of
 from runs.api.tasks import ERROR, agent_or_404
 from runs.models import Run, Status
@@ -24,15 +24,20 @@ class AgentRecord(serializers.ModelSerializer[Agent]):
     priority = serializers.SerializerMethodField()
     paused = serializers.BooleanField()
     next_runs = serializers.SerializerMethodField(help_text="The next fire times of its schedule.")
+    expected_by = serializers.SerializerMethodField(help_text="When its next tick must have been fired; past: late.")
     running = serializers.SerializerMethodField()
     pending = serializers.SerializerMethodField()
     models = serializers.SerializerMethodField()
+    claim_key = serializers.SerializerMethodField(help_text="The template of its claim keys.")
+    coalesce = serializers.SerializerMethodField(help_text="What becomes of a second event of one key.")
+    breaker = serializers.SerializerMethodField()
 
     class Meta:
         model = Agent
         fields = (
             "name", "project", "kind", "description", "scale", "priority", "schedule", "timezone", "task_enabled",
-            "active", "paused", "next_runs", "running", "pending", "models",
+            "active", "paused", "next_runs", "expected_by", "running", "pending", "models", "queue_size", "claim_key",
+            "coalesce", "breaker",
         )  # fmt: skip
 
     def get_priority(self, agent: Agent) -> str:
@@ -44,6 +49,18 @@ class AgentRecord(serializers.ModelSerializer[Agent]):
     def get_pending(self, agent: Agent) -> int:
         return int(self.context["pending"].get(agent.pk, 0))
 
+    def get_claim_key(self, agent: Agent) -> str | None:
+        return agent.claim_key or None
+
+    def get_coalesce(self, agent: Agent) -> str | None:
+        return agent.coalesce if agent.claim_key else None
+
+    def get_breaker(self, agent: Agent) -> dict[str, int | str | None]:
+        """`broken_at` is null unless it holds its line."""
+        moments = {"broken_at": agent.broken_at, "probe_at": agent.probe_at}
+        told = {name: events.isoformat(at) if at else None for name, at in moments.items()}
+        return {"failures_in_a_row": agent.failures_in_a_row, **told}
+
     def get_models(self, agent: Agent) -> list[str]:
         return [f"{model.provider}:{model.model}" for model in agent.spec.models]
 
@@ -52,6 +69,10 @@ class AgentRecord(serializers.ModelSerializer[Agent]):
             return []
         ticks = schedule.upcoming(agent.schedule, agent.timezone, after=clock.now(), count=5)
         return [events.isoformat(tick) for tick in ticks]
+
+    def get_expected_by(self, agent: Agent) -> str | None:
+        moment = lateness.expected_by(agent)
+        return events.isoformat(moment) if moment else None
 
 
 class Agents(APIView):
@@ -84,9 +105,22 @@ class AgentResume(APIView):
         return paused(request, name, pause=False)
 
 
+class AgentReset(APIView):
+    @extend_schema(request=None, responses={200: AgentRecord, 404: ERROR})
+    def post(self, request: Request, name: str) -> Response:
+        """Forget its failures in a row: if it held its line, that moves again."""
+        agent = agent_or_404(request, name)
+        queue.reset_breaker(agent)
+        return as_it_is_now(agent)
+
+
 def paused(request: Request, name: str, *, pause: bool) -> Response:
     agent = agent_or_404(request, name)
     queue.pause(agent) if pause else queue.resume(agent)
+    return as_it_is_now(agent)
+
+
+def as_it_is_now(agent: Agent) -> Response:
     agent.refresh_from_db()
     return Response({"agent": records([agent])[0]})
 

@@ -49,3 +49,4 @@ class Request:
     messages: Sequence[Body]
     tools: Sequence[ToolSchema] = ()
     read_file: Callable[[str], bytes | None] = field(default=lambda path: None)  # of the agent's own folder
+    progressed: Callable[[], None] = field(default=lambda: None)  # called with every piece of the answer

@@ -134,7 +134,7 @@ async def _ask(request: Request, model: Model) -> Body:
             model_request_parameters=parameters,
         ) as stream:
             async for _ in stream:
-                pass
+                request.progressed()
             response = stream.get()
     except ModelAPIError as error:
         raise _translated(error, request) from error

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runs.tools import ask, bash, edit, glob, grep, read, set_status, write
+from runs.tools import ask, bash, edit, glob, grep, read, rerun, set_status, write
 from runs.tools.base import Tool
 
 ALL: dict[str, Tool] = {
-    module.TOOL.name: module.TOOL for module in (bash, read, write, edit, glob, grep, ask, set_status)
+    module.TOOL.name: module.TOOL for module in (bash, read, write, edit, glob, grep, ask, set_status, rerun)
 }
 
 

@@ -38,6 +38,7 @@ class Result:
     is_error: bool = False
     exit_code: int | None = None
     status_text: str | None = None  # the run says this of itself from now on
+    rerun: bool = False  # when the run is done, another is to follow it
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", storable.text(self.text))
@@ -75,6 +76,7 @@ class Tool:
     arguments: type[Arguments]
     run: Callable[[Any, Hands], Result]
     in_sandbox: bool = True
+    risky: bool = False  # it changes what is there: the agent may have to ask first. Only for tools of the sandbox
 
     @cached_property  # twenty times as long to make as to send
     def schema(self) -> ToolSchema:

@@ -49,4 +49,5 @@ TOOL = Tool(
     ),
     arguments=BashArguments,
     run=run,
+    risky=True,
 )

@@ -45,4 +45,5 @@ TOOL = Tool(
     description="Replace one piece of text in a file by another. old_string must match exactly and be unique.",
     arguments=EditArguments,
     run=run,
+    risky=True,
 )

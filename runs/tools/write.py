@@ -50,4 +50,5 @@ TOOL = Tool(
     description="Write a file, replacing what was there; missing folders are made.",
     arguments=WriteArguments,
     run=run,
+    risky=True,
 )

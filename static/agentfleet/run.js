@@ -129,6 +129,9 @@ function trimLog() {
 // --- the transcript -------------------------------------------------------------------------------------------
 
 const calls = new Map(); // call id → its block, while it runs
+const TERMINAL = new Set(["finished", "failed", "canceled"]);
+const chosen = Number(page.dataset.attempt); // the only attempt to show; 0: all of them
+let attempt = 1; // the one that the events now drawn belong to
 
 function block(...children) {
   const element = make("div", "af-block", ...children);
@@ -156,7 +159,11 @@ const shows = {
     note(event, `a request's answer was lost: about ${event.data.estimatedTokens} tokens counted`, "af-bad"),
   "model.start": (event) => busyWith(`turn ${event.data.turn}: asking ${event.data.model}`),
   "model.turn": turn,
-  "tool.start": (event) => startCall(event),
+  "tool.start": (event) => {
+    const call = calls.get(event.data.callId);
+    if (call?.begun === false) begin(call);
+    else startCall(event);
+  },
   output: output,
   "output.cut": (event) => {
     callOf(event).note.textContent = `Only the first ${event.data.kept} characters were kept.`;
@@ -166,10 +173,41 @@ const shows = {
     callOf(event).state.textContent = "waits for an answer";
   },
   respond: (event) => say(callOf(event), event.data.message),
+  input: (event) => note(event, `somebody says (${event.data.mode}): ${event.data.message}`),
+  "input.delivered": () => {},
+  "approval.asked": (event) => {
+    const call = startCall(event);
+    call.begun = false;
+    call.state.textContent = "waits for leave";
+  },
+  "approval.decided": (event) => {
+    const { state, by, reason } = event.data;
+    callOf(event).state.textContent = `${state}${by ? ` by ${by}` : ""}${reason ? `: ${reason}` : ""}`;
+  },
+  "attempt.failed": (event) => {
+    const { attempt: number, code, message, next } = event.data;
+    note(event, `attempt ${number} failed: ${code}: ${message}; the next begins at ${clockTime(next)}`, "af-bad");
+  },
   pause: (event) => note(event, `waits ${event.data.seconds} s: ${event.data.code}: ${event.data.message}`, "af-bad"),
 };
 
 function toTranscript(event) {
+  if (!chosen || chosen === attempt) toBlock(event);
+  if (event.type === "attempt.failed") {
+    attempt = event.data.attempt + 1;
+    endCalls();
+  } else if (event.type === "status.change" && TERMINAL.has(event.data.to)) {
+    endCalls();
+  }
+}
+
+// No call outlives its attempt.
+function endCalls() {
+  for (const call of calls.values()) call.state.textContent = "was not finished";
+  calls.clear();
+}
+
+function toBlock(event) {
   if (event.type !== "model.start") busyWith("");
   const show = Object.hasOwn(shows, event.type) ? shows[event.type] : null;
   if (!show) {
@@ -214,8 +252,14 @@ function startCall(event) {
   whole.hidden = true;
   calls.set(callId, call);
   const [position, index] = String(callId).split("-").map(Number);
-  onOpen(whole, position + 1, (parts) => make("pre", "af-pre", parts[index]?.text ?? "It is not stored yet."));
+  onOpen(whole, position + 1, attempt, (parts) => make("pre", "af-pre", parts[index]?.text ?? "It is not stored yet."));
   return call;
+}
+
+// A call that has waited for leave has its block.
+function begin(call) {
+  call.begun = true;
+  call.state.textContent = "running";
 }
 
 function callOf(event) {
@@ -266,12 +310,12 @@ function trimTranscript() {
   }
 }
 
-// Fill `details` from the transcript's message at `position`, when it is first opened.
-function onOpen(details, position, fill) {
+// Fill `details` from the message at `position` of an attempt's transcript, when it is first opened. 0: the newest's.
+function onOpen(details, position, ofAttempt, fill) {
   let filling = null;
   details.addEventListener("toggle", async () => {
     if (!details.open || details.dataset.filled) return;
-    const url = page.dataset.message.replace(/\d+\/$/, `${position}/`);
+    const url = page.dataset.message.replace(/\d+\/$/, `${position}/${ofAttempt ? `?attempt=${ofAttempt}` : ""}`);
     try {
       const { parts } = await (await fetch(url, { credentials: "same-origin" })).json();
       filling?.remove();
@@ -284,13 +328,13 @@ function onOpen(details, position, fill) {
   });
 }
 
-onOpen(document.getElementById("prompt"), 0, (parts) =>
+onOpen(document.getElementById("prompt"), 0, chosen, (parts) =>
   make("div", "", ...parts.map((part) => make("div", "", make("h3", "", part.type), make("pre", "af-pre", part.text ?? "")))),
 );
 
 // --- facts ----------------------------------------------------------------------------------------------------
 
-const CHANGES = /^(status\.|cancel\.|model\.turn|model\.lost|sandbox\.|run\.|ask|respond|pause)/;
+const CHANGES = /^(status\.|cancel\.|model\.turn|model\.lost|sandbox\.|run\.|ask|respond|pause|approval\.|input|attempt\.)/;
 let factsDue = false;
 let factsBusy = false;
 let factsAt = 0;

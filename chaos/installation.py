@@ -1,0 +1,79 @@
+"""A whole `agentfleet up` on either database, in a folder that may stay for whoever wants to look into it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from agentfleet import up
+from agents import private_files
+from chaos.senders import Address, repository
+from tests.box import Box, labelled
+
+OURS = ("AGENTFLEET_", "ANTHROPIC_", "DATABASE_URL", "REDIS_URL")
+STARTS_WITHIN = 5.0  # seconds from the command to the supervisor's first file
+SECRET = "a secret of these runs alone"  # noqa: S105 - signs webhooks that never leave this machine
+CONFIG = '[[webhooks]]\nsource = "github"\nevents = ["issues"]\nrepos = ["{repository}"]\n'
+
+
+def forget_settings() -> None:
+    """Nobody's settings but the defaults."""
+    for name in [name for name in os.environ if name.startswith(OURS)]:
+        del os.environ[name]
+
+
+@contextmanager
+def installation(
+    folder: Path, *, fleet: str, model: str, database: str, agents: Sequence[str], scale: int
+) -> Iterator[Box]:
+    """A box whose containers and volumes are gone afterwards, whatever happens. `database`: a URL, or empty."""
+    env = {"AGENTFLEET_FLEET": fleet, "ANTHROPIC_API_KEY": "sk-mock-0123456789", "ANTHROPIC_BASE_URL": model}
+    box = Box(folder)
+    box.env.update(env, **({"DATABASE_URL": database} if database else {}))
+    _keep_secret(box.home)
+    for agent in agents:
+        box.define(agent, scale=scale, extra=CONFIG.format(repository=repository(agent)))
+    try:
+        with box:
+            box.apply()
+            yield box
+    finally:
+        _take_down(box.home)
+        remove_all(fleet)
+
+
+def address(box: Box) -> Address:
+    known = private_files.read_json(box.home / "client.json")
+    return Address(known["url"], known["token"], SECRET)
+
+
+def left(fleet: str) -> list[str]:
+    """Containers and volumes of the fleet that the engine still has."""
+    containers, volumes = labelled(f"agentfleet.fleet={fleet}")
+    return [*containers, *volumes]
+
+
+def remove_all(fleet: str) -> None:
+    containers, volumes = labelled(f"agentfleet.fleet={fleet}")
+    for removal, names in ((["docker", "rm", "-f"], containers), (["docker", "volume", "rm", "-f"], volumes)):
+        if names:
+            subprocess.run([*removal, *names], capture_output=True, check=False)
+
+
+def _keep_secret(home: Path) -> None:
+    place = home / "credentials" / "github_webhook_secret" / "default"
+    for folder in (home, home / "credentials", place.parent, place):
+        folder.mkdir(mode=0o700)
+    private_files.write(place / "secret", SECRET)
+
+
+def _take_down(home: Path) -> None:
+    """Also a supervisor that was just being started when we were interrupted."""
+    end = time.monotonic() + STARTS_WITHIN
+    while (home / "up.log").exists() and not (home / "up.json").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    up.down(home)

@@ -1,0 +1,80 @@
+"""Who is next in an agent's line, and whether there is room for it.
+
+Woken runs stand before pending ones. Pending ones go by priority and age together: a normal one stands as if it
+had come ten minutes later than it did, a low one thirty, so that no stream of higher ones starves it. A run whose
+claim key or session is at work is passed over until that one is done.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import Case, Q, When
+
+from agents import clock
+from agents.models import Agent, Priority
+from runs.models import Run, Status
+
+HOST_IS_DEAD = timedelta(seconds=60)  # not heard of for this long: its runs are anybody's
+HANDICAP = {Priority.HIGH: timedelta(), Priority.NORMAL: timedelta(minutes=10), Priority.LOW: timedelta(minutes=30)}
+AT_WORK = (Status.PROCESSING, Status.WAITING)
+
+
+def has_room(agent: Agent) -> bool:
+    """Slots in use are rows, counted: a counter would drift with the first crash."""
+    if slots_in_use(agent) >= agent.scale:
+        return False
+    cap = agent.workspace.scale
+    return cap is None or Run.objects.filter(workspace_id=agent.workspace_id, has_slot=True).count() < cap
+
+
+def slots_in_use(agent: Agent) -> int:
+    return Run.objects.filter(agent=agent, has_slot=True).count()
+
+
+def length(agent: Agent) -> int:
+    """How many stand in line."""
+    return Run.objects.filter(agent=agent, status=Status.PENDING).count()
+
+
+def first(agent: Agent, host_id: str) -> Run | None:
+    """The next run for a worker of this host; None: nobody, or only one that another host must take."""
+    woken = Run.objects.filter(agent=agent, status=Status.PROCESSING, has_slot=False)
+    ours = Q(host_id=host_id) | Q(host_id=None) | Q(host__last_seen_at__lt=clock.now() - HOST_IS_DEAD)
+    ranked = woken.annotate(elsewhere=Case(When(ours, then=0), default=1))
+    run = ranked.order_by("elsewhere", "queued_at", "pk").first()
+    if run is not None:
+        # Another host's stands before every pending one: its own sweep or bell will claim it.
+        return None if run.elsewhere else run
+    return first_pending(agent) if may_begin(agent) else None
+
+
+def may_begin(agent: Agent) -> bool:
+    """Whether a pending run may start: not while the agent is off, nor while it is broken, but for a probe."""
+    return not agent.refusal and (agent.probe_at is None or agent.probe_at <= clock.now())
+
+
+def first_pending(agent: Agent) -> Run | None:
+    """By its place in the line: one look at an index for each priority, however long the line is."""
+    free = Run.objects.filter(agent=agent, status=Status.PENDING)
+    claims, sessions = keys_at_work(agent)
+    if claims:
+        free = free.exclude(claim_key__in=claims)
+    if sessions:
+        free = free.exclude(session_key__in=sessions)
+    heads = [free.filter(priority=priority).order_by("pk").first() for priority in Priority]
+    return min((run for run in heads if run is not None), key=place, default=None)
+
+
+def place(run: Run) -> Any:
+    return run.queued_at + HANDICAP[Priority(run.priority)], run.pk
+
+
+def keys_at_work(agent: Agent) -> tuple[set[str], set[str]]:
+    """The claim keys and the sessions of runs that have begun and are not over."""
+    at_work = Run.objects.filter(agent=agent, status__in=AT_WORK).order_by()
+    # Two queries: each finds what it needs in the index of its constraint.
+    claims = at_work.exclude(claim_key="").values_list("claim_key", flat=True)
+    sessions = at_work.exclude(session_key="").values_list("session_key", flat=True)
+    return set(claims), set(sessions)
