@@ -37,6 +37,7 @@ from runs.api.wait import UNLESS_TOLD  # noqa: E402
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
+PROBES = frozenset({"/healthz", "/readyz"})
 STREAMED = re.compile(r"^/api/v1/tasks/[^/]+/stream/?$")
 # Requests that may wait for a run: the parameter that says how many seconds, and what it is unless told.
 PATIENT = (
@@ -56,7 +57,9 @@ class Streaming(ASGIHandler):
 
 
 _streaming: Any = Streaming()
-_threads = OnThreads(get_wsgi_application(), threads=settings.WEB_THREADS)
+_wsgi = get_wsgi_application()
+_threads = OnThreads(_wsgi, threads=settings.WEB_THREADS)
+_probes = OnThreads(_wsgi, threads=2)  # of their own: what holds up all others must not hold up who asks about it
 _sockets = SameOrigin(AuthMiddlewareStack(URLRouter(sockets)))
 
 
@@ -91,7 +94,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
         if within := _patience(scope):
             await _answer_patiently(scope, body, receive, send, within)
         else:
-            await _threads(scope, body, send)
+            await (_probes if scope["path"] in PROBES else _threads)(scope, body, send)
 
 
 def _patience(scope: Scope) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from dataclasses import replace
 from datetime import datetime
 from typing import ClassVar, Self
 
@@ -12,6 +13,7 @@ from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Length
+from pydantic import ValidationError
 
 from agents import clock
 from agents.spec import AgentSpec
@@ -137,8 +139,15 @@ class Agent(models.Model):
 
     @property
     def spec(self) -> AgentSpec:
+        """Raises pydantic's ValidationError if what is stored can no longer be read."""
         assert self.version is not None, "an agent gets its version when it is made"
         return self.version.read()
+
+    @property
+    def shown_spec(self) -> AgentSpec:
+        """For pages and lists: an empty definition where it cannot be read, so that one agent hides no others."""
+        known = self.version.shown() if self.version else AgentSpec(name=self.name)
+        return known if known.name == self.name else replace(known, name=self.name)
 
 
 class AgentVersion(models.Model):
@@ -158,7 +167,15 @@ class AgentVersion(models.Model):
         return self.digest[:12]
 
     def read(self) -> AgentSpec:
+        """Raises pydantic's ValidationError."""
         return AgentSpec.load(self.spec)
+
+    def shown(self) -> AgentSpec:
+        """See `Agent.shown_spec`."""
+        try:
+            return self.read()
+        except ValidationError:
+            return AgentSpec(name="unreadable", instructions="The stored definition cannot be read: apply it again.")
 
 
 class AgentEvent(models.Model):

@@ -155,6 +155,7 @@ class _Carrier:
                     **settings.CELERY_BROKER_TRANSPORT_OPTIONS,
                     "socket_timeout": 1,
                     "socket_connect_timeout": 1,
+                    "max_retries": 0,  # kombu's own, before ours are asked
                 },
             )
         with current_app.amqp.Producer(self._broker, auto_declare=False) as producer:

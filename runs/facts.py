@@ -129,7 +129,7 @@ def duration(run: Run) -> str:
 
 def spec_of(run: Run) -> AgentSpec:
     """The definition the run has, or will have if it starts now."""
-    return run.version.read() if run.version else run.agent.spec
+    return run.version.shown() if run.version else run.agent.shown_spec
 
 
 def facts(run: Run, attempts: Sequence[Attempt]) -> list[Fact]:

@@ -493,8 +493,12 @@ class Alert(models.Model):
             ),
         ]
         indexes: ClassVar = [
-            # what to tell somebody
-            models.Index("raised_at", condition=Q(notified_at=None), name="alerts_to_tell"),
+            # notices: what to tell somebody
+            models.Index(
+                "id",
+                condition=Q(notified_at=None) | Q(cleared_at__isnull=False, clear_notified_at=None),
+                name="alerts_to_tell",
+            ),
         ]
 
     def __str__(self) -> str:

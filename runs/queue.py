@@ -178,5 +178,5 @@ def reset_breaker(agent: Agent) -> None:
 
 def tools_of(run: Run) -> list[str]:
     """The names of the tools the run's model has."""
-    spec = run.version.read() if run.version else run.agent.spec
+    spec = run.version.shown() if run.version else run.agent.shown_spec
     return [tool.name for tool in tools.offered(spec.tools)]

@@ -36,7 +36,10 @@ def fire(agent: Agent, now: datetime) -> Run | None:
     if tick is None:
         return None
     with transaction.atomic():
-        mine = Agent.objects.filter(pk=agent.pk, schedule_fired_at=since).update(schedule_fired_at=tick)
+        fired: dict[str, datetime] = {"schedule_fired_at": tick}
+        if agent.refusal:  # once it takes work again, nobody is to ask what became of this one
+            fired["schedule_since"] = tick
+        mine = Agent.objects.filter(pk=agent.pk, schedule_fired_at=since).update(**fired)
         if not mine or agent.refusal or has_run(agent, tick):
             return None
         note_missed(agent, since, tick)

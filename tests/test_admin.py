@@ -687,3 +687,16 @@ def test_a_list_of_runs_counts_no_further_than_it_shows(operator: Client, monkey
     assert counts
     assert all("LIMIT" in sql for sql in counts), counts
     assert status(operator.get("/admin/runs/run/?p=99", follow=True)) == 200
+
+
+def test_an_agent_whose_definition_cannot_be_read_hides_nobody_else(operator: Client) -> None:
+    agent, well = make_agent("sick"), make_agent("well")
+    run = submit(agent)
+    submit(well)
+    AgentVersion.objects.filter(agent=agent).update(spec=[])
+    for path in ("", "agents/agent/", f"agents/agent/{agent.pk}/change/", "runs/run/", f"runs/run/{run.pk}/change/"):
+        assert operator.get(f"/admin/{path}").status_code == 200, path
+    _, token = ApiToken.issue(make_workspace(), "test")
+    for path in ("agents", "agents/sick", "tasks", f"tasks/{run.pk}", f"tasks/{run.pk}/context"):
+        answer = Client().get(f"/api/v1/{path}", headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 200, path

@@ -28,8 +28,10 @@ a model's answer, the start of a sandbox, a stretch of a command, or nothing.
 from __future__ import annotations
 
 import asyncio
+import socketserver
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,8 +42,9 @@ from runs.bells import Note
 from runs.calls import LOST
 from runs.halt import Why
 from runs.models import TERMINAL, Attempt, CallState, Run, SandboxState, ToolCall
-from runs.sandbox.base import SandboxGone
-from tests.conftest import DrivenClock, DrivenWorker, Points, other_worker, until
+from runs.sandbox.base import Command, Ending, Outcome, Sandbox, SandboxGone
+from runs.sandbox.docker import DockerEngine
+from tests.conftest import DrivenClock, DrivenWorker, Points, meanwhile, other_worker, until
 from tests.making import ask, bash, make_agent, submit
 from tests.test_engine import (
     COMMAND,
@@ -262,6 +265,39 @@ def test_the_machine_may_be_restarted_after_any_write(
     assert types(run).count("tool.start") == 1
     assert_every_request_is_accounted_for(run)
     assert_nothing_stands(worker, run)
+
+
+class HastyEngine(socketserver.StreamRequestHandler):
+    """A Docker engine that sends all it has to say of a command in one piece, headers and output."""
+
+    def handle(self) -> None:
+        while request := self.rfile.readline().decode():
+            length = 0
+            while header := self.rfile.readline().strip().lower():
+                if header.startswith(b"content-length:"):
+                    length = int(header.partition(b":")[2])
+            self.rfile.read(length)
+            if "/start" in request:
+                frames = [b"\x01\0\0\0\0\0\0\x07line 1\n", b"\x02\0\0\0\0\0\0\x07exit 0\n"]
+                self.request.sendall(b"HTTP/1.1 101 UPGRADED\r\nUpgrade: tcp\r\n\r\n" + b"".join(frames))
+                return
+            body = b'{"ApiVersion": "1.41", "Id": "1"}'
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            self.request.sendall(head.encode() + body)
+
+
+def test_output_that_comes_with_the_engines_answer_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a busy machine, where the reader comes late."""
+    server = socketserver.ThreadingUnixStreamServer(str(tmp_path / "sock"), HastyEngine)
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/sock")
+    engine = DockerEngine("test")
+    with server, meanwhile(lambda: server.serve_forever(0.02)):
+        following = engine.exec(Sandbox("box", "id@start"), Command(call_id="1-0", argv=["true"], timeout=5))
+        assert following.read(5) == b"line 1\n"
+        assert following.read(5) is None
+        assert following.outcome() == Outcome(Ending.EXITED, 0)
+        engine.close()
+        server.shutdown()
 
 
 # --- the clock ----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,30 @@ def test_a_container_that_dies_under_its_follower_is_gone(docker: DockerEngine, 
         with pytest.raises(SandboxGone):
             whole(following)
         assert killer.wait(30) == 0
+
+
+@pytest.mark.engine
+def test_output_that_comes_with_the_head_of_the_answer_is_not_lost(
+    docker: DockerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a slow reader the engine's answer and the command's first words come in one piece."""
+    name = f"agentfleet-test-{new_id('box')}"
+    begin = HTTPResponse.begin
+
+    def slowly(response: HTTPResponse) -> None:
+        time.sleep(0.5)
+        begin(response)
+
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(docker.remove_workspace, name)
+        cleanup.callback(docker.remove, name)
+        box = docker.start(Spec(name=name, image=IMAGE))
+        monkeypatch.setattr(HTTPResponse, "begin", slowly)
+        for call in range(3):
+            assert whole(docker.exec(box, sh("echo hello", call=f"{call}-0"))) == (
+                b"hello\n",
+                Outcome(Ending.EXITED, 0),
+            )
 
 
 @pytest.mark.engine

@@ -85,11 +85,11 @@ class AgentAdmin(Operated, ModelAdmin):
 
     @display(description="Models")
     def models(self, agent: Agent) -> str:
-        return ", ".join(model.model for model in agent.spec.models)
+        return ", ".join(model.model for model in agent.shown_spec.models)
 
     @display(description="Limits")
     def limits(self, agent: Agent) -> str:
-        return limits_in_words(agent.spec.limits)
+        return limits_in_words(agent.shown_spec.limits)
 
     @admin.action(description="Pause", permissions=["operate"])
     def pause_selected(self, request: HttpRequest, rows: QuerySet[Agent]) -> None:

@@ -144,7 +144,7 @@ class WriteAgent(Page, FormView):  # type: ignore[type-arg]
     known: Agent | None = None
 
     def get_form_kwargs(self) -> dict[str, Any]:
-        return {**super().get_form_kwargs(), "known": self.known.spec if self.known else None}
+        return {**super().get_form_kwargs(), "known": self.known.shown_spec if self.known else None}
 
     def save(self, form: AgentForm) -> Agent:
         spec = form.spec()
@@ -194,7 +194,7 @@ class EditAgent(OfAgent, WriteAgent):
         return f"Edit {self.row}"
 
     def get_initial(self) -> dict[str, Any]:
-        return AgentForm.initial_of(self.known.spec)
+        return AgentForm.initial_of(self.known.shown_spec)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return super().get_context_data(verb="Save", back=change_url(self.row), **kwargs)

@@ -132,7 +132,7 @@ class AgentPage(OfAgent, TemplateView):
         kind, state = state_of(agent)
         return super().get_context_data(
             agent=agent,
-            spec=agent.spec,
+            spec=agent.shown_spec,
             state=state,
             state_color=STATES[kind],
             activity=activities([agent])[agent.pk],
@@ -142,8 +142,8 @@ class AgentPage(OfAgent, TemplateView):
             dead_letters=unreplayed(agent),
             dead_letters_url=list_url(agent.pk),
             now=clock.now(),
-            definition=definition(agent.spec),
-            params=pretty(agent.spec.params) if agent.spec.params else "",
+            definition=definition(agent.shown_spec),
+            params=pretty(agent.shown_spec.params) if agent.shown_spec.params else "",
             triggers=triggers_of(agent),
             files=AgentFile.objects.filter(version=agent.version_id).order_by("path").values_list("path", flat=True),
             versions=agent.versions.order_by("-id").only("digest", "created_at")[:VERSIONS_SHOWN],

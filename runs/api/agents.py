@@ -62,7 +62,7 @@ class AgentRecord(serializers.ModelSerializer[Agent]):
         return {"failures_in_a_row": agent.failures_in_a_row, **told}
 
     def get_models(self, agent: Agent) -> list[str]:
-        return [f"{model.provider}:{model.model}" for model in agent.spec.models]
+        return [f"{model.provider}:{model.model}" for model in agent.shown_spec.models]
 
     def get_next_runs(self, agent: Agent) -> list[str]:
         if not agent.schedule or agent.refusal:
@@ -88,7 +88,7 @@ class AgentDetail(APIView):
     def get(self, request: Request, name: str) -> Response:
         """One agent, with its definition."""
         agent = agent_or_404(request, name)
-        return Response({"agent": {**records([agent])[0], "spec": agent.spec.dump()}})
+        return Response({"agent": {**records([agent])[0], "spec": agent.shown_spec.dump()}})
 
 
 class AgentPause(APIView):

@@ -135,7 +135,7 @@ class Task(serializers.ModelSerializer[Run]):
         return events.isoformat(run.deadline_at) if run.deadline_at else None
 
     def get_limits(self, run: Run) -> dict[str, int | str]:
-        own = limits.of(run, run.version.read() if run.version else run.agent.spec)
+        own = limits.of(run, run.version.shown() if run.version else run.agent.shown_spec)
         return {**asdict(own), "usd": dollars(own.usd)}
 
     def get_priority(self, run: Run) -> str:

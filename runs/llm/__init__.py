@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agents.credentials import CredentialError
 from agents.spec import ModelSpec
@@ -36,13 +38,27 @@ def submit(request: Request) -> Future[Body]:
     """Ask the model. The future gives its message, or raises ModelError or ModelUnavailable; cancel it to hang up."""
     if request.model.provider == scripted.PROVIDER:
         return loop.submit(scripted.said(*scripted.answer(request)))
+    return loop.submit(_ask_remote(request))
+
+
+async def _ask_remote(request: Request) -> Body:
+    """Loads the libraries first, on a thread, so that nobody who waits for the answer is deaf meanwhile."""
+    if not _loaded.is_set():
+        await asyncio.to_thread(_load)
+    body: Body = await _load().answer(request)
+    return body
+
+
+def _load() -> Any:
     from runs.llm import remote  # noqa: PLC0415 - 100 MB and over a second: only processes that ask pay for it
 
-    return loop.submit(remote.answer(request))
+    _loaded.set()
+    return remote
+
+
+_loaded = threading.Event()
 
 
 def warm() -> None:
     """Load what the first request would otherwise wait for."""
-    from runs.llm import remote  # noqa: PLC0415
-
-    remote.warm()
+    _load().warm()

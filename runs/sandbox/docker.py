@@ -212,7 +212,7 @@ class DockerFollowing(Following):
         self._sandbox = sandbox
         self._stream = stream
         self._raw = raw
-        self._buffer = bytearray()
+        self._buffer = bytearray(_read_ahead(stream, raw))
         self._said = b""  # by the keeper, on stderr
         self._closed = False
 
@@ -281,6 +281,17 @@ class DockerFollowing(Following):
                 return
             time.sleep(0.02)
         raise SandboxGone(f"container {self._sandbox.name} was started anew")
+
+
+def _read_ahead(stream: Any, raw: socket.socket) -> bytes:
+    """What came together with the head of the answer: the SDK's reader has it, and the socket has it no more."""
+    timeout = raw.gettimeout()
+    raw.setblocking(False)
+    try:
+        ahead: bytes = stream._response.raw._fp.fp.peek()  # noqa: SLF001 - the SDK shows it to nobody
+    finally:
+        raw.settimeout(timeout)
+    return ahead
 
 
 @contextlib.contextmanager
