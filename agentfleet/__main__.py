@@ -1,3 +1,14 @@
-from agentfleet.cli import main
+import sys
 
-main()
+from agentfleet.home import HomeError
+from agentfleet.roles import ROLES
+
+if sys.argv[1:] and sys.argv[1] in ROLES and len(sys.argv) == 2:
+    try:
+        ROLES[sys.argv[1]]()
+    except HomeError as error:
+        sys.exit(f"agentfleet: {error}")
+else:
+    from agentfleet.cli import main
+
+    main()

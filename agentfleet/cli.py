@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from agentfleet import doctor as checks
-from agentfleet import home, show
+from agentfleet import home, roles, show
 from agentfleet import up as box
 from agentfleet.client import Client, NoServer, ServerSays
 
@@ -226,31 +226,9 @@ def login() -> None:
     print(client.url + client.call("POST", "login-links")["path"])
 
 
-@app.command(hidden=True)
-def web() -> None:
-    """The web process alone, for fleets."""
-    home.ensure(home.path())
-    from agentfleet.web import serve  # noqa: PLC0415 - each role loads its own
-
-    serve()
-
-
-@app.command(hidden=True)
-def worker() -> None:
-    """One worker process alone, for fleets."""
-    home.ensure(home.path())
-    from agentfleet.celery import work  # noqa: PLC0415
-
-    work()
-
-
-@app.command(hidden=True)
-def beat() -> None:
-    """The schedules' clock alone, one per fleet."""
-    home.ensure(home.path())
-    from agentfleet.celery import keep_time  # noqa: PLC0415
-
-    keep_time()
+app.command("web", hidden=True, help="The web process alone, for fleets.")(roles.web)
+app.command("worker", hidden=True, help="One worker process alone, for fleets.")(roles.worker)
+app.command("beat", hidden=True, help="The schedules' clock alone, one per fleet.")(roles.beat)
 
 
 def live(client: Client) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,10 @@ def path() -> Path:
 
 def ensure(home: Path) -> Path:
     """Make the home if it is missing and keep it to its owner (0700)."""
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HomeError(f"{home} cannot be the home: {error.strerror}") from error
     if home.stat().st_uid != os.getuid():
         raise HomeError(f"{home} belongs to another user: choose another --home")
     home.chmod(0o700)

@@ -116,6 +116,7 @@ DATABASE_POOL = env_int("AGENTFLEET_DATABASE_POOL", 16)
 _database: dict[str, Any]
 if DATABASE_URL:
     _database = {**dj_database_url.parse(DATABASE_URL)}
+    _database["CONN_HEALTH_CHECKS"] = True  # the server may have been started again: 0.03 ms for each of our stretches
     _database["OPTIONS"] = {
         **_database.get("OPTIONS", {}),
         "pool": {"min_size": 1, "max_size": DATABASE_POOL, "timeout": 20},

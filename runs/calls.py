@@ -273,7 +273,7 @@ def store_result(step: Step, call: ToolCall, result: Result, *before: New, offse
         {
             "toolName": call.name,
             "callId": call.call_id,
-            "durationMs": round((now - (call.started_at or now)).total_seconds() * 1000),
+            "durationMs": max(0, round((now - (call.started_at or now)).total_seconds() * 1000)),
             "success": not result.is_error,
             "outputPreview": result.text[:PREVIEW],
             **({} if result.exit_code is None else {"exitCode": result.exit_code}),

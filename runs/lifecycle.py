@@ -98,7 +98,7 @@ def claim(agent_id: int, *, owner: str, host_id: str) -> Lease | None:
         run = line.first(agent, host_id)
         if run is None:
             return None
-        if unreadable := _unreadable(agent):
+        if run.status == Status.PENDING and (unreadable := _unreadable(agent)):  # a woken one has its own definition
             fail_pending(run, "CORRUPT", unreadable)
             return None
         lease = Lease(run.pk, owner, run.lease_epoch + 1)  # nobody else takes leases of a run without a slot
@@ -442,7 +442,7 @@ def _seat_woken(run: Run, now: datetime, seat: dict[str, Any]) -> bool:
     waited = now - (run.waiting_since or now)
     return events.append(
         run.pk,
-        [events.New("run.resumed", {"waited_seconds": round(waited.total_seconds(), 3)})],
+        [events.New("run.resumed", {"waited_seconds": round(max(0.0, waited.total_seconds()), 3)})],
         redactor=NOTHING_SECRET,
         where=Q(status=Status.PROCESSING, has_slot=False),
         **{**_moved_on(run.pk, now), **seat},

@@ -104,7 +104,7 @@ def respond(run: Run, message: str) -> None:
         if call is None:
             raise NotWaiting(run.pk)
         answered = events.New("respond", {"callId": call.call_id, "message": message})
-        took = round((clock.now() - (call.started_at or clock.now())).total_seconds() * 1000)
+        took = max(0, round((clock.now() - (call.started_at or clock.now())).total_seconds() * 1000))
         ended = events.New(
             "tool.end",
             {

@@ -89,7 +89,9 @@ def hand_steps(worker: Worker) -> None:
     """Leases that ended, and steps whose doorbell was lost: this host's, and those of hosts that died."""
     now = clock.now()
     alive = Host.objects.filter(last_seen_at__gt=now - line.HOST_IS_DEAD).exclude(pk=worker.host_id)
-    idle = Run.objects.filter(status=Status.PROCESSING, has_slot=True, lease_expires_at__lte=now - HEARD)
+    # Let go in the future: the clock was set back since.
+    quiet = Q(lease_expires_at__lte=now - HEARD) | Q(lease_owner="", lease_expires_at__gt=now + HEARD)
+    idle = Run.objects.filter(quiet, status=Status.PROCESSING, has_slot=True)
     for run_id in idle.exclude(host__in=alive).order_by("lease_expires_at").values_list("pk", flat=True)[: worker.free]:
         worker.hand(partial(worker.look, run_id), run_id)
 
@@ -119,7 +121,8 @@ def remove_leftovers(worker: Worker) -> None:
     """Sandboxes that stand and should not: of ended runs, of long parked ones, and those no row knows."""
     now = clock.now()
     standing = Attempt.objects.filter(host_id=worker.host_id, has_workspace=True)
-    for attempt in standing.filter(ended_at__lt=now - LEFT_ALONE)[:50]:
+    ended = Q(ended_at__lt=now - LEFT_ALONE) | Q(ended_at__gt=now + LEFT_ALONE)  # by a clock that was set back since
+    for attempt in standing.filter(ended)[:50]:
         worker.hand(partial(clean_up_and_purge, worker.engine, attempt), attempt.pk)
     parked = standing.filter(
         sandbox_state__in=PUT_AWAY, run__status=Status.WAITING, run__has_slot=False,

@@ -16,7 +16,7 @@ from runs.llm import ModelError
 from runs.models import Alert, Attempt, Message, Run, SandboxState, ToolCall, TriggerKind
 from runs.sandbox.base import SandboxError
 from tests.conftest import DrivenClock, DrivenWorker, PlayedModel, Points
-from tests.making import bash, make_agent, said, status, submit
+from tests.making import ask, bash, make_agent, said, status, submit
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
 
@@ -322,3 +322,12 @@ def test_an_agent_whose_definition_cannot_be_read_fails_its_runs_and_breaks(work
     assert error["code"] == "CORRUPT"
     assert "the definition of agent dev cannot be read" in error["message"]
     assert Alert.objects.filter(kind="agent.broken", subject=str(agent.pk)).exists()
+
+
+def test_a_run_that_has_begun_keeps_the_definition_it_can_read(worker: DrivenWorker) -> None:
+    agent = make_agent(turns=[{"tools": [ask("Which?")]}, {"text": "done"}])
+    run = worker.drive(submit(agent))
+    agent.version = AgentVersion.objects.create(agent=agent, digest="0" * 64, spec=[])
+    agent.save()
+    queue.respond(run, "this one")
+    assert worker.drive(run).status == "finished"
