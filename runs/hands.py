@@ -180,7 +180,8 @@ class CallHands:
                 self.unstored.append(events.New("output.cut", note))
 
     def _store(self) -> None:
-        with self._step.write(*self.unstored, progress=bool(self.unstored), **self.counted()):
+        # A stretch that was followed in silence is none of the model's or the command's words, but no takeover either.
+        with self._step.write(*self.unstored, progress=bool(self.unstored), takeovers=0, **self.counted()):
             ToolCall.objects.filter(pk=self._call.pk).update(offset=self.offset)
         self._step.run.output_bytes += self.offset - self._stored
         self._stored = self.offset
