@@ -6,20 +6,16 @@ import os
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentfleet import up
-from agents import private_files
 from bench import containers
 from bench.model import Model
-from tests.box import Box
+from tests.box import Box, keep_webhook_secret, take_down
 
 SECRET = "a secret of the bench alone"  # noqa: S105 - signs webhooks that never leave this machine
 OURS = ("AGENTFLEET_", "ANTHROPIC_", "DATABASE_URL", "REDIS_URL")
-STARTS_WITHIN = 5.0  # seconds from the command to the supervisor's first file
 
 
 @contextmanager
@@ -42,26 +38,11 @@ def installation(env: Mapping[str, str], model: Model | None = None) -> Iterator
     box.env.update(env)
     if model is not None:
         box.env.update(ANTHROPIC_API_KEY="sk-mock-0123456789", ANTHROPIC_BASE_URL=model.url)
-    _keep_secret(box.home)
+    keep_webhook_secret(box.home, SECRET)
     try:
         with box:
             yield box
     finally:
-        _take_down(box.home)
+        take_down(box.home)
         containers.remove_all()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _keep_secret(home: Path) -> None:
-    place = home / "credentials" / "github_webhook_secret" / "default"
-    for folder in (home, home / "credentials", place.parent, place):
-        folder.mkdir(mode=0o700)
-    private_files.write(place / "secret", SECRET)
-
-
-def _take_down(home: Path) -> None:
-    """Also a supervisor that was just being started when the bench was interrupted."""
-    end = time.monotonic() + STARTS_WITHIN
-    while (home / "up.log").exists() and not (home / "up.json").exists() and time.monotonic() < end:
-        time.sleep(0.05)
-    up.down(home)

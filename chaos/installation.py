@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentfleet import up
 from agents import private_files
 from chaos.senders import Address, repository
-from tests.box import Box, labelled
+from tests.box import Box, keep_webhook_secret, labelled, take_down
 
 OURS = ("AGENTFLEET_", "ANTHROPIC_", "DATABASE_URL", "REDIS_URL")
-STARTS_WITHIN = 5.0  # seconds from the command to the supervisor's first file
 SECRET = "a secret of these runs alone"  # noqa: S105 - signs webhooks that never leave this machine
 CONFIG = '[[webhooks]]\nsource = "github"\nevents = ["issues"]\nrepos = ["{repository}"]\n'
 
@@ -34,7 +31,7 @@ def installation(
     env = {"AGENTFLEET_FLEET": fleet, "ANTHROPIC_API_KEY": "sk-mock-0123456789", "ANTHROPIC_BASE_URL": model}
     box = Box(folder)
     box.env.update(env, **({"DATABASE_URL": database} if database else {}))
-    _keep_secret(box.home)
+    keep_webhook_secret(box.home, SECRET)
     for agent in agents:
         box.define(agent, scale=scale, extra=CONFIG.format(repository=repository(agent)))
     try:
@@ -42,7 +39,7 @@ def installation(
             box.apply()
             yield box
     finally:
-        _take_down(box.home)
+        take_down(box.home)
         remove_all(fleet)
 
 
@@ -62,18 +59,3 @@ def remove_all(fleet: str) -> None:
     for removal, names in ((["docker", "rm", "-f"], containers), (["docker", "volume", "rm", "-f"], volumes)):
         if names:
             subprocess.run([*removal, *names], capture_output=True, check=False)
-
-
-def _keep_secret(home: Path) -> None:
-    place = home / "credentials" / "github_webhook_secret" / "default"
-    for folder in (home, home / "credentials", place.parent, place):
-        folder.mkdir(mode=0o700)
-    private_files.write(place / "secret", SECRET)
-
-
-def _take_down(home: Path) -> None:
-    """Also a supervisor that was just being started when we were interrupted."""
-    end = time.monotonic() + STARTS_WITHIN
-    while (home / "up.log").exists() and not (home / "up.json").exists() and time.monotonic() < end:
-        time.sleep(0.05)
-    up.down(home)

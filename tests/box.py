@@ -21,6 +21,8 @@ from agentfleet.client import Client
 from agents import private_files
 from tests.doubles.anthropic import MockAnthropic
 
+STARTS_WITHIN = 5.0  # seconds from the command to the supervisor's first file
+
 CONFIG = """
 kind = "model"
 models = ["mock"]
@@ -196,6 +198,22 @@ class Box:
         return "\n".join(
             [json.dumps(self.task(run_id)), *lines, *(f"--- {name}\n{text}" for name, text in logs.items())]
         )
+
+
+def keep_webhook_secret(home: Path, secret: str) -> None:
+    """What GitHub's webhooks to the default source are signed with."""
+    place = home / "credentials" / "github_webhook_secret" / "default"
+    for folder in (home, home / "credentials", place.parent, place):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    private_files.write(place / "secret", secret)
+
+
+def take_down(home: Path) -> None:
+    """Also a supervisor that was just being started when its starter was interrupted."""
+    end = time.monotonic() + STARTS_WITHIN
+    while (home / "up.log").exists() and not (home / "up.json").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    up.down(home)
 
 
 def kill(pid: int) -> None:

@@ -27,7 +27,7 @@ from websockets.typing import Origin
 
 from agentfleet import up
 from agents import private_files
-from tests.box import Box, kill, standing
+from tests.box import Box, keep_webhook_secret, kill, standing
 from tests.making import bash
 
 pytestmark = [pytest.mark.box, pytest.mark.engine, pytest.mark.timeout(180)]
@@ -54,7 +54,7 @@ def status_text(text: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     box = Box(tmp_path_factory.mktemp("box"))
-    write_secret(box)
+    keep_webhook_secret(box.home, SECRET)
     box.define("quick", turns=[{"text": "done"}], scale=4, extra=NO_SANDBOX)
     box.define("dev", turns=[{"tools": [bash("echo hello")]}, {"expect": ["hello"], "text": "It said hello."}])
     box.define("slow", turns=[{"tools": [bash(SLOW)]}, {"text": "Counted."}], scale=4)
@@ -86,20 +86,13 @@ def crippled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """An installation without an engine, whose Redis is dead and stays so, and that listens on every address."""
     folder = tmp_path_factory.mktemp("crippled")
     box = Box(folder, restart=False, host="0.0.0.0", DOCKER_HOST=f"unix://{folder}/nobody.sock")  # noqa: S104
-    write_secret(box)
+    keep_webhook_secret(box.home, SECRET)
     box.define("dev", turns=[{"tools": [bash("echo hello")]}, {"text": "done"}])
     box.define("on-issue", turns=[{"text": "Seen."}], scale=4, extra=NO_SANDBOX + ON_ISSUE)
     with box:
         box.apply()
         kill(box.pids()["redis"])
         yield box
-
-
-def write_secret(box: Box) -> None:
-    place = box.home / "credentials" / "github_webhook_secret" / "default"
-    for folder in (box.home, place.parent.parent, place.parent, place):
-        folder.mkdir(mode=0o700)
-    private_files.write(place / "secret", SECRET)
 
 
 @pytest.fixture
