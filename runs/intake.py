@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import IntegrityError, connection, transaction
+from django.db import connection, transaction
 
 from agents import clock, journal, storable
 from agents.models import Agent, Coalesce
@@ -22,7 +22,7 @@ from runs.lifecycle import Cause
 from runs.models import DeadLetter, Run, Status, TriggerKind
 
 NEAR = 64  # places from the end of the line from which on newcomers are let in one by one
-TRIES = 5
+LINES = 0x6C696E65  # the class of our locks among PostgreSQL's advisory ones
 LIVE = (Status.PENDING, Status.PROCESSING, Status.WAITING)
 DEAD_LETTERS = "dead_letters"  # the alert
 
@@ -65,24 +65,30 @@ def deliver(agent: Agent, cause: Cause, *, text: str = "") -> Delivered:
 
 
 def take(agent: Agent, cause: Cause, **fields: Any) -> Run:
-    """A run in the agent's line. Raises Coalesced, QueueFull, IntegrityError (another constraint's)."""
+    """A run in the agent's line. Raises Coalesced, QueueFull."""
     key = fields.pop("claim_key", "") or claim_keys.key_for(agent.claim_key, cause.context or {})
-    for left in reversed(range(TRIES)):
-        try:
-            with transaction.atomic():
-                if key:
-                    make_way(agent, key)
-                check_room(agent)
-                return lifecycle.create(agent, cause, claim_key=key, coalesce=agent.coalesce if key else "", **fields)
-        except IntegrityError:
-            # Somebody else's run of this key was stored in the same moment: now it can be seen.
-            if not (key and left):
-                raise
-    raise AssertionError("the last try returns or raises")
+    with transaction.atomic():
+        if key or line.length(agent) >= agent.queue_size - NEAR:
+            one_by_one(agent)
+            make_way(agent, key)
+            check_room(agent)
+        return lifecycle.create(agent, cause, claim_key=key, coalesce=agent.coalesce if key else "", **fields)
+
+
+def one_by_one(agent: Agent) -> None:
+    """From here to the end of the transaction nobody else comes here for this agent. SQLite lets one in anyway.
+
+    Before any row is touched: whoever holds a row may not wait here.
+    """
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [LINES, agent.pk])
 
 
 def make_way(agent: Agent, key: str) -> None:
     """Do with a live run of the same key what the agent says. Raises Coalesced."""
+    if not key:
+        return
     alive = Run.objects.filter(agent=agent, claim_key=key, status__in=LIVE)
     if agent.coalesce == Coalesce.SKIP and (known := alive.order_by("pk").values_list("pk", flat=True).first()):
         raise Coalesced(known, key)
@@ -92,12 +98,7 @@ def make_way(agent: Agent, key: str) -> None:
 
 
 def check_room(agent: Agent) -> None:
-    """Raises QueueFull. Exact near the end of the line: there, whoever wants in waits for who is before him."""
-    if line.length(agent) < agent.queue_size - NEAR:
-        return
-    if connection.vendor == "postgresql":  # SQLite lets one writer in at a time anyway
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [0x6C696E65, agent.pk])
+    """Raises QueueFull. Exact near the end of the line, where newcomers come one by one."""
     if line.length(agent) >= capacity(agent):
         raise QueueFull(f"the line of agent {agent.name} is full: it takes {agent.queue_size} beyond the free slots")
 

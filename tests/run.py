@@ -2,7 +2,7 @@
 
     python -m tests.run [PYTEST ARGUMENTS]     the arguments go to every pass
 
-Two passes at a time: those with whole installations mostly wait for them.
+Three passes at a time: those with whole installations mostly wait for them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from tests.postgres import cluster
 
-WHOLE = "box or browser"
 NO_TESTS = 5  # pytest's exit code: the arguments select nothing in this pass
 
 
@@ -30,17 +30,13 @@ class Pass:
 
 def main(arguments: list[str]) -> int:
     began = time.monotonic()
-    with cluster() as url, ThreadPoolExecutor(2) as lanes:
-        whole = lanes.submit(codes_of, [Pass("whole", WHOLE)], arguments)
-        parts = lanes.submit(
-            codes_of,
-            [
-                Pass("sqlite", f"not ({WHOLE}) and not only_postgresql"),
-                Pass("postgresql", "postgresql or only_postgresql", url),
-            ],
-            arguments,
-        )
-        codes = [*whole.result(), *parts.result()]
+    with cluster() as url, ThreadPoolExecutor(3) as lanes:
+        passes = [
+            [Pass("box", "box and not browser")],
+            [Pass("browser", "browser"), Pass("postgresql", "postgresql or only_postgresql", url)],
+            [Pass("sqlite", "not (box or browser) and not only_postgresql")],
+        ]
+        codes = [code for lane in lanes.map(partial(codes_of, arguments=arguments), passes) for code in lane]
     print(f"tests took {time.monotonic() - began:.0f} s", flush=True)
     return verdict(codes)
 

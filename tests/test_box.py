@@ -628,7 +628,7 @@ def test_ps_and_logs_tell_of_runs(box: Box) -> None:
     box.wait(run_id)
     assert run_id not in box.cli("ps").stdout
     every = {task["id"]: task for task in json.loads(box.cli("ps", "--all", "--json").stdout)}
-    assert every[run_id] == box.task(run_id)
+    assert {**every[run_id], "pending_inputs": 0} == box.task(run_id)  # lists do not count those
     assert run_id in box.cli("ps", "--all").stdout
     stored = box.events(run_id)
     for words in (["logs", "--json"], ["logs", "-f", "--json"]):

@@ -100,11 +100,15 @@ class FakeEngine(Engine):
     def remove(self, name: str) -> None:
         self._answer()
         home = self._home(name)
+        self._kill(name)
+        while home.exists():  # what was being born in that moment writes on
+            shutil.rmtree(home, ignore_errors=True)
+            self._kill(name)
+
+    def _kill(self, name: str) -> None:
         for pid in self._processes(name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        while home.exists():  # a keeper may still be writing down how its command ended
-            shutil.rmtree(home, ignore_errors=True)
 
     def remove_workspace(self, name: str) -> None:
         self._answer()
