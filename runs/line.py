@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Case, Q, When
+from django.db.models import Case, Q, QuerySet, When
 
 from agents import clock
 from agents.models import Agent, Priority
@@ -19,6 +19,11 @@ from runs.models import Run, Status
 HOST_IS_DEAD = timedelta(seconds=60)  # not heard of for this long: its runs are anybody's
 HANDICAP = {Priority.HIGH: timedelta(), Priority.NORMAL: timedelta(minutes=10), Priority.LOW: timedelta(minutes=30)}
 AT_WORK = (Status.PROCESSING, Status.WAITING)
+# What a claim needs of a run: reading all of its columns takes longer than finding it.
+COLUMNS = (
+    *("id", "agent_id", "status", "priority", "queued_at", "waiting_since", "deadline_at", "wall_seconds"),
+    *("lease_epoch", "claim_key", "session_key"),
+)
 
 
 def has_room(agent: Agent) -> bool:
@@ -43,7 +48,7 @@ def first(agent: Agent, host_id: str) -> Run | None:
     woken = Run.objects.filter(agent=agent, status=Status.PROCESSING, has_slot=False)
     ours = Q(host_id=host_id) | Q(host_id=None) | Q(host__last_seen_at__lt=clock.now() - HOST_IS_DEAD)
     ranked = woken.annotate(elsewhere=Case(When(ours, then=0), default=1))
-    run = ranked.order_by("elsewhere", "queued_at", "pk").first()
+    run = ranked.only(*COLUMNS).order_by("elsewhere", "queued_at", "pk").first()
     if run is not None:
         # Another host's stands before every pending one: its own sweep or bell will claim it.
         return None if run.elsewhere else run
@@ -57,14 +62,26 @@ def may_begin(agent: Agent) -> bool:
 
 def first_pending(agent: Agent) -> Run | None:
     """By its place in the line: one look at an index for each priority, however long the line is."""
+    heads = heads_of(Run.objects.filter(agent=agent, status=Status.PENDING))
+    if any(run.claim_key or run.session_key for run in heads):
+        heads = heads_of(free_of_others(agent))
+    return min(heads, key=place, default=None)
+
+
+def heads_of(line: QuerySet[Run]) -> list[Run]:
+    """The first of each priority."""
+    rows = line.only(*COLUMNS).order_by("pk")
+    heads = [rows.filter(priority=priority).first() for priority in Priority]
+    return [run for run in heads if run is not None]
+
+
+def free_of_others(agent: Agent) -> QuerySet[Run]:
+    """The pending runs that need not wait for another of their claim key or session."""
     free = Run.objects.filter(agent=agent, status=Status.PENDING)
     claims, sessions = keys_at_work(agent)
     if claims:
         free = free.exclude(claim_key__in=claims)
-    if sessions:
-        free = free.exclude(session_key__in=sessions)
-    heads = [free.filter(priority=priority).order_by("pk").first() for priority in Priority]
-    return min((run for run in heads if run is not None), key=place, default=None)
+    return free.exclude(session_key__in=sessions) if sessions else free
 
 
 def place(run: Run) -> Any:
