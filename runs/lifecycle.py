@@ -206,8 +206,8 @@ def finish(
 ) -> None:
     """The work is done and says so. Raises LeaseLost."""
     with transaction.atomic(savepoint=False):
-        _end_leased("finish", lease, also=also, redactor=redactor, output=output, exit_code=exit_code)
-        breaker.succeeded(_agent_of(lease.run_id))
+        agent_id = _end_leased("finish", lease, also=also, redactor=redactor, output=output, exit_code=exit_code)
+        breaker.succeeded(agent_id)
 
 
 def fail(
@@ -223,8 +223,10 @@ def fail(
     """The run is over and did not succeed. `code` is stable, `message` is for people. Raises LeaseLost."""
     error = {**(details or {}), "code": code, "message": redactor.text(message)}
     with transaction.atomic(savepoint=False):
-        _end_leased("fail", lease, also=also, redactor=redactor, change_reason=code, error=error, exit_code=exit_code)
-        breaker.failed(_agent_of(lease.run_id), code)
+        agent_id = _end_leased(
+            "fail", lease, also=also, redactor=redactor, change_reason=code, error=error, exit_code=exit_code
+        )
+        breaker.failed(agent_id, code)
 
 
 def cancel(lease: Lease, *, redactor: Redactor) -> None:
@@ -286,7 +288,9 @@ def _cancel_idle(run_id: str, old: Status, reason: str = "") -> bool:
             cancel_requested_at=clock.now(),
             **_ended(),
         )
-        if moved:
+        if moved:  # one that waits may have asked for leave; one at work has none to wait for
+            asked = Approval.objects.filter(run_id=run_id, state=ApprovalState.PENDING)
+            asked.update(state=ApprovalState.EXPIRED, decided_at=clock.now())
             _settle(run_id)
     return moved
 
@@ -327,10 +331,11 @@ def _move_leased(verb: str, lease: Lease, **sets: Any) -> None:
             raise LeaseLost(lease.run_id)
 
 
-def _end_leased(verb: str, lease: Lease, **sets: Any) -> None:
+def _end_leased(verb: str, lease: Lease, **sets: Any) -> int:
+    """The agent whose run has ended."""
     with transaction.atomic(savepoint=False):
         _move_leased(verb, lease, **limits.unanswered(1), **_ended(), **sets)
-        _settle(lease.run_id)
+        return _settle(lease.run_id)
 
 
 def _ended() -> dict[str, Any]:
@@ -345,27 +350,23 @@ def _ended() -> dict[str, Any]:
     }
 
 
-def _settle(run_id: str) -> None:
-    """What goes with the end of a run, in its transaction."""
+def _settle(run_id: str) -> int:
+    """What goes with the end of a run, in its transaction; the agent whose run it was."""
     _close_attempts(run_id)
     inbox.drop(run_id)
-    _ring_next(run_id)
+    return _ring_next(run_id)
 
 
 def _close_attempts(run_id: str, error: dict[str, Any] | None = None) -> None:
-    """No attempt outlives its run, nor what it asked leave for; a call under way may have had effects, who knows."""
+    """No attempt outlives its run; a call still under way may have had effects, and nobody will know."""
     Attempt.objects.filter(run_id=run_id, ended_at=None).update(ended_at=clock.now(), error=error)
     ToolCall.objects.filter(attempt__run_id=run_id, state=CallState.STARTED).update(state=CallState.LOST)
-    open_ones = Approval.objects.filter(run_id=run_id, state=ApprovalState.PENDING)
-    open_ones.update(state=ApprovalState.EXPIRED, decided_at=clock.now())
 
 
-def _ring_next(run_id: str) -> None:
-    bells.ring_agent(_agent_of(run_id))
-
-
-def _agent_of(run_id: str) -> int:
-    return Run.objects.values_list("agent_id", flat=True).get(pk=run_id)
+def _ring_next(run_id: str) -> int:
+    agent_id = Run.objects.values_list("agent_id", flat=True).get(pk=run_id)
+    bells.ring_agent(agent_id)
+    return agent_id
 
 
 def _lock_agent(agent_id: int) -> Agent | None:

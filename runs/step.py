@@ -88,7 +88,7 @@ class Step:
             lifecycle.finish(
                 self.lease, self.redactor.text(output), redactor=self.redactor, also=also, exit_code=exit_code
             )
-            if rerun or Run.objects.filter(pk=self.run.pk, rerun_requested=True).exists():
+            if rerun or self.run.rerun_requested:  # a tool asked for it, in an earlier step
                 reruns.follow(self.run, self.spec)
         self.released = self.over = True
 
