@@ -199,6 +199,7 @@ SANDBOX_ENGINE = env("AGENTFLEET_SANDBOX", "runs.sandbox.docker.DockerEngine")
 SANDBOX_IMAGE = env("AGENTFLEET_IMAGE", "agentfleet-sandbox:latest")
 SANDBOX_RUNTIME = env("AGENTFLEET_RUNTIME")  # an engine's other runtime, such as runsc; empty: its default
 EXTRA_CA_FILE = env("AGENTFLEET_EXTRA_CA_FILE")  # certificates a company proxy adds, for TLS inside sandboxes
+GATEWAY_PORT = env_int("AGENTFLEET_GATEWAY_PORT", 8643)  # at the sandbox network's own address of this host
 PARKED_GRACE = env_int("AGENTFLEET_PARKED_GRACE", 600)  # seconds a waiting run keeps its container; its files stay
 FLEET = env("AGENTFLEET_FLEET", "default")  # labels what this installation starts on a shared engine
 

@@ -216,6 +216,42 @@ class AgentFile(models.Model):
         return self.path
 
 
+class Credential(models.Model):
+    """A reference, `<type>:<instance>`: agents and sources name it, and its values are in a store, never here."""
+
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="credentials")
+    type = models.CharField(max_length=100)
+    instance = models.CharField(max_length=100, default="default")
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+    used_at = models.DateTimeField(null=True, editable=False, help_text="When a run last got it.")
+
+    class Meta:
+        ordering: ClassVar = ["type", "instance"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["workspace", "type", "instance"], name="a_credential_is_referred_to_once"),
+        ]
+
+    def __str__(self) -> str:
+        return self.type if self.instance == "default" else f"{self.type}:{self.instance}"
+
+
+class CredentialValue(models.Model):
+    """One field of a credential in the encrypted store; the key is outside the database. See `agents.credentials`."""
+
+    credential = models.ForeignKey(Credential, on_delete=models.CASCADE, related_name="values")
+    field = models.CharField(max_length=100)
+    ciphertext = models.TextField()
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["credential", "field"], name="a_credential_has_a_field_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.credential_id} {self.field}"
+
+
 class ApiToken(models.Model):
     """A bearer token: only its hash is kept. 256 bits of chance need no slow hash."""
 

@@ -14,7 +14,26 @@ from pydantic.dataclasses import dataclass
 Thinking = Literal["off", "minimal", "low", "medium", "high", "xhigh"]
 Network = Literal["none", "gateway", "allowlist", "open"]
 
-ToolName = Literal["bash", "read", "write", "edit", "glob", "grep", "ask", "set_status", "rerun"]
+ToolName = Literal[
+    "bash",
+    "read",
+    "write",
+    "edit",
+    "glob",
+    "grep",
+    "ask",
+    "set_status",
+    "rerun",
+    "acquire_lock",
+    "release_lock",
+    "call_agent",
+    "check_call",
+    "return_value",
+    "exit",
+    "wait_for_trigger",
+    "skill",
+    "memory",
+]
 Failure = Literal["machinery", "timeout", "model", "work"]
 
 _strict = ConfigDict(extra="forbid")
@@ -114,12 +133,19 @@ class AgentSpec:
     max_reruns: int = Field(default=10, ge=0)
     approvals: Approvals = Approvals()
     command: str | tuple[str, ...] = ""  # of kind command: for the shell, or its words
-    image: str | None = None
+    image: str | None = None  # what its Dockerfiles begin with, or, without any, what it runs in
+    build_args: dict[str, str] = Field(default_factory=dict)
+    memory: str = "4g"  # as the engine writes it
+    cpus: float = Field(default=2.0, gt=0)
     sandbox: Literal["eager", "lazy"] = "eager"
     network: Network = "gateway"
     tools: tuple[ToolName, ...] | None = None  # None: all of them
     task_enabled: bool = True
     max_work_queue: Annotated[int, BeforeValidator(_was_none)] = Field(default=100, ge=0)  # beyond the free slots
+    lock_seconds: int = Field(default=1800, ge=1)  # a lock that nobody renews
+    one_lock: bool = False  # refuse a second lock while one is held
+    max_call_depth: int = Field(default=3, ge=0)  # runs above a called one, at most
+    trigger_wait_seconds: int = Field(default=1800, ge=1)  # that `wait_for_trigger` waits unless told
     preflight: tuple[dict[str, Any], ...] = ()
     hooks_pre: tuple[str, ...] = ()
     hooks_post: tuple[str, ...] = ()

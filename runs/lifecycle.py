@@ -25,7 +25,7 @@ from agents import clock
 from agents.models import Agent, Workspace
 from agents.redaction import NOTHING_SECRET, Redactor
 from agents.spec import AgentSpec
-from runs import bells, breaker, events, inbox, leases, limits, line
+from runs import attempt_keys, bells, breaker, events, inbox, leases, limits, line
 from runs.leases import Lease, LeaseLost
 from runs.models import (
     KEEP_THE_SLOT,
@@ -193,7 +193,7 @@ def retry(
             **{**limits.unanswered(1), **fresh},
         )
         _close_attempts(run.pk, error)
-        Attempt.objects.create(run_id=run.pk, number=number + 1, host_id=host_id)
+        _begin_attempt(run.pk, number + 1, host_id)
 
 
 def finish(
@@ -347,6 +347,8 @@ def _ended() -> dict[str, Any]:
         "question": "",
         "wake_at": None,
         "waiting_since": None,
+        "slot_lent_at": None,
+        "slot_wanted_at": None,
     }
 
 
@@ -415,10 +417,15 @@ def _seat(run: Run, agent: Agent, lease: Lease, *, host_id: str) -> bool:
         **seat,
     )
     if seated:
-        Attempt.objects.create(run=run, number=1, host_id=host_id)
+        _begin_attempt(run.pk, 1, host_id)
         if agent.broken:
             breaker.probing(agent, now)
     return seated
+
+
+def _begin_attempt(run_id: str, number: int, host_id: str) -> None:
+    digest = attempt_keys.digest(attempt_keys.secret(run_id, number))
+    Attempt.objects.create(run_id=run_id, number=number, host_id=host_id, gateway_digest=digest)
 
 
 def _deadline(run: Run, spec: AgentSpec, now: datetime) -> datetime | None:

@@ -17,13 +17,13 @@ from agents import clock
 from agents.models import AgentFile
 from agents.redaction import Redactor
 from agents.spec import AgentSpec
-from runs import bells, events, leases, lifecycle, limits, payloads, reruns, retries
+from runs import bells, events, leases, lifecycle, limits, outfit, reruns, retries
 from runs.db import release_connection
 from runs.halt import Halt, Why
 from runs.leases import Lease, LeaseLost
 from runs.llm import keys
 from runs.models import Attempt, Run, SandboxState, WaitReason
-from runs.sandbox.base import Engine, Sandbox, SandboxGone, Spec
+from runs.sandbox.base import Engine, Sandbox, SandboxGone
 
 SANDBOX_LOSSES = 3  # of one attempt; after that the run has no luck left
 
@@ -200,14 +200,7 @@ class Step:
 
     def start_sandbox(self, image: str) -> Future[Sandbox]:
         """Ask the engine, on another thread. The step must not end before the future has: see `settle`."""
-        spec = Spec(
-            name=self.attempt.sandbox_name,
-            image=image,
-            network=self.spec.network,
-            env={"AGENTFLEET_RUN": self.run.pk, "AGENTFLEET_AGENT": self.run.agent.name},
-            labels={"agentfleet.run": self.run.pk, "agentfleet.attempt": str(self.attempt.number)},
-            files=payloads.files(self.run),
-        )
+        spec = outfit.spec_of(self.run, self.attempt, self.spec, image)
         self._starting = _starters.submit(self.engine.start, spec)
         return self._starting
 

@@ -25,6 +25,7 @@ STARTS_WITHIN = 5.0  # seconds from the command to the supervisor's first file
 
 CONFIG = """
 kind = "model"
+network = "{network}"
 models = ["mock"]
 scale = {scale}
 {extra}
@@ -117,17 +118,31 @@ class Box:
         return process
 
     def agent(
-        self, name: str, instructions: str = "Do it.", *, scale: int = 1, extra: str = "", turns: Any = None
+        self,
+        name: str,
+        instructions: str = "Do it.",
+        *,
+        scale: int = 1,
+        extra: str = "",
+        turns: Any = None,
+        network: str = "none",
     ) -> None:
         """Add an agent to the project and apply it: on the mock model, or scripted by `turns`."""
-        self.define(name, instructions, scale=scale, extra=extra, turns=turns)
+        self.define(name, instructions, scale=scale, extra=extra, turns=turns, network=network)
         self.apply()
 
     def define(
-        self, name: str, instructions: str = "Do it.", *, scale: int = 1, extra: str = "", turns: Any = None
+        self,
+        name: str,
+        instructions: str = "Do it.",
+        *,
+        scale: int = 1,
+        extra: str = "",
+        turns: Any = None,
+        network: str = "none",
     ) -> None:
         """Add an agent to the project; the next `apply` takes it along."""
-        self._agents[name] = (instructions, CONFIG.format(scale=scale, extra=extra))
+        self._agents[name] = (instructions, CONFIG.format(scale=scale, extra=extra, network=network))
         if turns is not None:
             self._scripts[name] = yaml.safe_dump({"turns": turns})
             config = self._agents[name][1].replace('["mock"]', '["script"]')

@@ -34,20 +34,27 @@ def lists_of_indexes(source: str) -> list[list[ast.expr]]:
     ]
 
 
+def sources_of_models(app: str) -> list[str]:
+    """A module, or a package of them."""
+    folder = settings.BASE_DIR / app
+    return [file.read_text() for file in [*folder.glob("models.py"), *sorted(folder.glob("models/*.py"))]]
+
+
 @pytest.mark.parametrize("app", OURS)
 def test_every_index_is_captioned_with_its_query(app: str) -> None:
     """A comment above it, or above the first of several that serve the same one."""
-    source = (settings.BASE_DIR / app / "models.py").read_text()
-    lines = source.splitlines()
-    found = lists_of_indexes(source)
     made = [index for model in MODELS if model._meta.app_label == app for index in model._meta.indexes]
-    assert sum(len(indexes) for indexes in found) == len(made)
-    for indexes in found:
-        captioned_until = 0
-        for index in indexes:
-            above = index.lineno - 1
-            assert lines[above - 1].strip().startswith("#") or above == captioned_until, lines[above]
-            captioned_until = index.end_lineno or 0
+    counted = 0
+    for source in sources_of_models(app):
+        lines = source.splitlines()
+        for indexes in lists_of_indexes(source):
+            counted += len(indexes)
+            captioned_until = 0
+            for index in indexes:
+                above = index.lineno - 1
+                assert lines[above - 1].strip().startswith("#") or above == captioned_until, lines[above]
+                captioned_until = index.end_lineno or 0
+    assert counted == len(made)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)

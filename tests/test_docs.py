@@ -17,6 +17,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, resolve
 from typer.main import get_command
 
+import runs.models
 from agentfleet.cli import app
 from agentfleet.urls import urlpatterns
 from agents.manifest import keys
@@ -53,7 +54,9 @@ GIVEN = {
     "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS",
 }  # fmt: skip
 # Other words in capitals that are no error codes.
-NOT_CODES = {*GIVEN, *NOT_OURS, "AGENTFLEET_RECORDS", "AL_ENV_FILE", "ALL", "GET", "POST", "UTC"}
+# Inside sandboxes.
+IN_SANDBOX = {"AGENTFLEET_RECORDS", "AL_ENV_FILE", "AL_SIGNAL_DIR", "GATEWAY_URL", "SHUTDOWN_SECRET"}
+NOT_CODES = {*GIVEN, *NOT_OURS, *IN_SANDBOX, *runs.models.__all__, "ALL", "GET", "POST", "UTC"}
 
 TABLES: dict[str, type[keys.Table]] = {
     "The project's config.toml": keys.ProjectTable,

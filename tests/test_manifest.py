@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -30,6 +30,7 @@ from agents.spec import (
     Limits,
     ModelSpec,
     SourceSpec,
+    ToolName,
     WebhookSpec,
 )
 
@@ -443,7 +444,7 @@ NO_COMMAND = "kind command needs command, the program it runs: a text for the sh
         ("tools = ['bash', 'Read']", "there is no tool Read: did you mean read?"),
         (
             "tools = ['fly']",
-            "there is no tool fly: there are bash, read, write, edit, glob, grep, ask, set_status, rerun",
+            f"there is no tool fly: there are {', '.join(get_args(ToolName))}",
         ),
         ("image = ''", "image must not be empty"),
         ("limits.usd = '2.50'", "limits.usd must be a number, not text"),

@@ -55,6 +55,9 @@ class Spec:
     env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)  # path below /workspace -> content, read-only
+    # Never in the engine's own records: written into memory of the running sandbox, before its first command.
+    secret_files: Mapping[str, bytes] = field(default_factory=dict)  # path below /credentials -> content, read-only
+    secret_env: Mapping[str, str] = field(default_factory=dict)  # for every command
     memory: str = "4g"
     cpus: float = 2.0
     pids: int = 1024
@@ -92,6 +95,7 @@ class Ending(StrEnum):
 class Outcome:
     ending: Ending
     exit_code: int | None = None  # as a shell gives it: 128 + signal for a killed one
+    signals: bool = False  # a signal file lies in the sandbox: exit, rerun or return, in $AL_SIGNAL_DIR
 
 
 class Following(ABC):

@@ -389,7 +389,7 @@ EXTRA_CA = "/etc/agentfleet-extra-ca.crt"
 
 
 def _environment(spec: Spec) -> dict[str, str]:
-    environment = {"HOME": "/tmp", **spec.env}  # noqa: S108
+    environment = {"HOME": "/tmp", "AL_SIGNAL_DIR": "/tmp/signals", **spec.env}  # noqa: S108
     if settings.EXTRA_CA_FILE:
         for name in (
             "SSL_CERT_FILE",

@@ -135,6 +135,7 @@ class FakeEngine(Engine):
             "HOME": str(home / "tmp"),
             "AGENTFLEET_RECORDS": str(home / "run"),
             "AL_ENV_FILE": str(home / "tmp" / "env.sh"),
+            "AL_SIGNAL_DIR": str(home / "tmp" / "signals"),
         }
 
     def _processes(self, name: str) -> Iterator[int]:

@@ -1,7 +1,4 @@
-"""What is running: runs, their attempts, transcripts, tool calls and events, and the hosts they run on.
-
-A status is written by `runs.lifecycle` and by nothing else.
-"""
+"""Runs and the hosts they run on. A status is written by `runs.lifecycle` and by nothing else."""
 
 from __future__ import annotations
 
@@ -85,7 +82,7 @@ class Run(models.Model):
     trigger = models.CharField(max_length=10, choices=TriggerKind.choices)
     trigger_context = models.JSONField(default=dict)
     caused_by = models.CharField(max_length=64, blank=True, help_text="The delivery or the run behind it.")
-    parent = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, related_name="children")
+    parent = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, related_name="children", db_index=False)
     input = models.TextField(blank=True)
     tags = models.JSONField(default=list)
     priority = models.PositiveSmallIntegerField(choices=Priority.choices, default=Priority.NORMAL)
@@ -99,6 +96,11 @@ class Run(models.Model):
     rerun_of = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, related_name="reruns", db_index=False)
     rerun_number = models.PositiveIntegerField(default=0)
     rerun_requested = models.BooleanField(default=False)
+    exit_requested = models.IntegerField(null=True, help_text="The exit code that a signal asked for.")
+    return_value = models.TextField(null=True)  # noqa: DJ001 - none and an empty one are different answers
+    ancestors = models.JSONField(
+        default=list, help_text="Of a called run: the runs above it, [id, agent] from the first."
+    )
     idempotency_key = models.CharField(max_length=255, blank=True)
     request_digest = models.CharField(max_length=64, blank=True)
 
@@ -110,6 +112,9 @@ class Run(models.Model):
     output_limit = models.PositiveBigIntegerField(null=True, help_text="Bytes, in place of the agent's own limit.")
 
     has_slot = models.BooleanField(default=False)
+    # A command that waits for a call leaves its slot to others meanwhile, and asks for it back when the call is over.
+    slot_lent_at = models.DateTimeField(null=True)
+    slot_wanted_at = models.DateTimeField(null=True)
     host = models.ForeignKey(Host, null=True, on_delete=models.SET_NULL, related_name="runs")
     lease_owner = models.CharField(max_length=64, blank=True)
     lease_epoch = models.PositiveBigIntegerField(default=0)
@@ -166,6 +171,10 @@ class Run(models.Model):
                 condition=Q(lease_owner="") | Q(status=Status.PROCESSING, has_slot=True),
             ),
             models.CheckConstraint(
+                name="only_a_slot_that_is_held_is_lent",
+                condition=Q(slot_lent_at=None, slot_wanted_at=None) | Q(slot_lent_at__isnull=False, has_slot=True),
+            ),
+            models.CheckConstraint(
                 name="a_slot_is_held_by_a_live_run",
                 condition=Q(has_slot=False) | Q(status__in=[Status.PROCESSING, Status.WAITING]),
             ),
@@ -209,6 +218,8 @@ class Run(models.Model):
             # lifecycle.claim: how many slots are in use
             models.Index("agent", condition=Q(has_slot=True), name="runs_with_a_slot"),
             models.Index("workspace", condition=Q(has_slot=True), name="runs_with_a_slot_in_all"),
+            # lifecycle.claim: slots that are lent
+            models.Index("agent", condition=Q(slot_lent_at__isnull=False), name="runs_with_a_lent_slot"),
             # sweep: leases that ended, and steps whose doorbell was lost
             models.Index("lease_expires_at", condition=Q(status="processing", has_slot=True), name="runs_leases"),
             # sweep: runs to wake
@@ -232,6 +243,8 @@ class Run(models.Model):
             # deleting a run, and the page of what came after it; most runs have neither, and need no entry
             models.Index("resumed_from", condition=Q(resumed_from__isnull=False), name="runs_by_resumed_from"),
             models.Index("rerun_of", condition=Q(rerun_of__isnull=False), name="runs_by_rerun_of"),
+            # a caller's calls: their state, and their cancellation
+            models.Index("parent", condition=Q(parent__isnull=False), name="runs_by_parent"),
             # the page of a delivery: what it started
             models.Index("caused_by", condition=~Q(caused_by=""), name="runs_by_cause"),
         ]
@@ -246,277 +259,3 @@ class Run(models.Model):
     @property
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
-
-
-class SandboxState(models.TextChoices):
-    NONE = "none"
-    STARTING = "starting"  # committed before the engine is asked
-    RUNNING = "running"
-    GONE = "gone"  # removal verified
-
-
-class Attempt(models.Model):
-    """One try at a run, in one sandbox. A retry is a new attempt; a crash recovery is not."""
-
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="attempts")
-    number = models.PositiveIntegerField(default=1)
-    host = models.ForeignKey(Host, null=True, on_delete=models.SET_NULL, related_name="attempts")
-    image = models.CharField(max_length=500, blank=True)
-    sandbox_state = models.CharField(max_length=10, choices=SandboxState.choices, default=SandboxState.NONE)
-    sandbox_id = models.CharField(max_length=128, blank=True, help_text="The engine's id and the moment of its start.")
-    sandbox_losses = models.PositiveSmallIntegerField(default=0)
-    has_workspace = models.BooleanField(default=False, help_text="Its volume may stand on the host.")
-    error = models.JSONField(null=True, help_text='{"code", "message"} of one that was followed by another.')
-    started_at = models.DateTimeField(default=clock.now)
-    ended_at = models.DateTimeField(null=True)
-
-    class Meta:
-        constraints: ClassVar = [
-            models.UniqueConstraint(fields=["run", "number"], name="attempts_are_numbered"),
-        ]
-        indexes: ClassVar = [
-            # sweep: what may still stand on this host
-            models.Index("host", condition=Q(has_workspace=True), name="attempts_with_a_workspace"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.run_id}/{self.number}"
-
-    @property
-    def sandbox_name(self) -> str:
-        """Deterministic, so that creating twice adopts."""
-        return f"agentfleet-{self.run_id}-{self.number}"
-
-
-class Message(models.Model):
-    """One entry of an attempt's transcript; see `runs.transcript` for the shapes of `body`."""
-
-    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="messages")
-    position = models.PositiveIntegerField()
-    body = models.JSONField()
-    created_at = models.DateTimeField(default=clock.now)
-
-    class Meta:
-        ordering: ClassVar = ["attempt_id", "position"]
-        constraints: ClassVar = [
-            models.UniqueConstraint(fields=["attempt", "position"], name="a_transcript_only_grows"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.attempt_id}:{self.position}"
-
-
-class CallState(models.TextChoices):
-    PLANNED = "planned"  # the model asked for it
-    STARTED = "started"  # committed before the sandbox was asked
-    DONE = "done"
-    LOST = "lost"  # may have had effects; never started again
-
-
-class ToolCall(models.Model):
-    """One tool call of one turn: at most one start, exactly one result."""
-
-    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="tool_calls")
-    call_id = models.CharField(max_length=32, help_text="Ours: <position of the turn>-<index in it>.")
-    model_call_id = models.CharField(max_length=200, help_text="The model's own, given back with the result.")
-    position = models.PositiveIntegerField(help_text="Of the message that asked.")
-    index = models.PositiveIntegerField()
-    name = models.CharField(max_length=200)
-    arguments = models.JSONField()
-    state = models.CharField(max_length=10, choices=CallState.choices, default=CallState.PLANNED)
-    sandbox_id = models.CharField(max_length=128, blank=True)
-    offset = models.PositiveBigIntegerField(default=0, help_text="Raw bytes whose redacted text is stored.")
-    result = models.TextField(blank=True, help_text="What the model is told.")
-    is_error = models.BooleanField(default=False)
-    exit_code = models.IntegerField(null=True)
-    started_at = models.DateTimeField(null=True)
-    ended_at = models.DateTimeField(null=True)
-
-    class Meta:
-        ordering: ClassVar = ["attempt_id", "position", "index"]
-        constraints: ClassVar = [
-            models.UniqueConstraint(fields=["attempt", "call_id"], name="a_call_has_one_row"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.call_id}"
-
-
-class Event(models.Model):
-    """One numbered, typed entry of what happened to a run. Numbers have no gaps; see `runs.events`."""
-
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="events")
-    number = models.PositiveBigIntegerField()
-    type = models.CharField(max_length=40)
-    data = models.JSONField(default=dict)
-    created_at = models.DateTimeField(default=clock.now)
-
-    class Meta:
-        ordering: ClassVar = ["run_id", "number"]
-        constraints: ClassVar = [
-            models.UniqueConstraint(fields=["run", "number"], name="event_numbers_have_no_twins"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.run_id}#{self.number} {self.type}"
-
-
-class ApprovalState(models.TextChoices):
-    PENDING = "pending"
-    APPROVED = "approved"
-    REFUSED = "refused"
-    EXPIRED = "expired"
-    USED = "used"  # the call has been started: it counts for nothing else
-
-
-class Approval(models.Model):
-    """A person's word on one tool call, exactly as it was shown. See `runs.approvals`."""
-
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="approvals")
-    call = models.OneToOneField(ToolCall, on_delete=models.CASCADE, related_name="approval")
-    digest = models.CharField(max_length=64, help_text="SHA-256 over attempt, call, tool and arguments.")
-    state = models.CharField(max_length=10, choices=ApprovalState.choices, default=ApprovalState.PENDING)
-    expires_at = models.DateTimeField()
-    decided_at = models.DateTimeField(null=True)
-    decided_by = models.CharField(max_length=150, blank=True)
-    reason = models.TextField(blank=True)
-    created_at = models.DateTimeField(default=clock.now)
-
-    class Meta:
-        ordering: ClassVar = ["-id"]
-        constraints: ClassVar = [
-            models.CheckConstraint(
-                name="a_decided_approval_says_when",
-                condition=Q(state=ApprovalState.PENDING, decided_at=None)
-                | (~Q(state=ApprovalState.PENDING) & Q(decided_at__isnull=False)),
-            ),
-        ]
-        indexes: ClassVar = [
-            # what waits for somebody's word
-            models.Index("expires_at", condition=Q(state="pending"), name="approvals_pending"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.call} {self.state}"
-
-
-class InputMode(models.TextChoices):
-    QUEUE = "queue"  # when the model has answered, one at a time
-    FOLLOWUP = "followup"  # when the model has answered, all of them together
-    STEER = "steer"  # before the next model request
-    INTERRUPT = "interrupt"  # now: what is under way is stopped
-
-
-class InputState(models.TextChoices):
-    PENDING = "pending"
-    DELIVERED = "delivered"
-    DROPPED = "dropped"  # the run ended first
-
-
-class RunInput(models.Model):
-    """A message to a run that has begun. See `runs.inputs`."""
-
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="inputs")
-    mode = models.CharField(max_length=10, choices=InputMode.choices)
-    message = models.TextField()
-    state = models.CharField(max_length=10, choices=InputState.choices, default=InputState.PENDING)
-    outcome = models.CharField(max_length=12, help_text="What the sender was told: direct, queued, interrupted…")
-    restarted = models.ForeignKey(Run, null=True, on_delete=models.SET_NULL, related_name="+")
-    idempotency_key = models.CharField(max_length=255, blank=True)
-    request_digest = models.CharField(max_length=64, blank=True)
-    created_at = models.DateTimeField(default=clock.now)
-    delivered_at = models.DateTimeField(null=True)
-
-    class Meta:
-        ordering: ClassVar = ["id"]
-        constraints: ClassVar = [
-            models.UniqueConstraint(
-                fields=["run", "idempotency_key"],
-                condition=~Q(idempotency_key=""),
-                name="an_input_is_taken_once",
-            ),
-        ]
-        indexes: ClassVar = [
-            # inputs.pending: what the next step delivers
-            models.Index("run", "id", condition=Q(state="pending"), name="inputs_pending"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.run_id} {self.mode}"
-
-
-class DeadLetter(models.Model):
-    """An event that should have started a run and could not; kept with its reason until somebody replays it."""
-
-    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "ded"), editable=False)
-    workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="dead_letters")
-    agent = models.ForeignKey(Agent, on_delete=models.CASCADE, related_name="dead_letters")
-    code = models.CharField(max_length=40)
-    reason = models.CharField(max_length=500)
-    trigger = models.CharField(max_length=10, choices=TriggerKind.choices)
-    trigger_context = models.JSONField(default=dict)
-    caused_by = models.CharField(max_length=64, blank=True)
-    input = models.TextField(blank=True)
-    created_at = models.DateTimeField(default=clock.now)
-    replayed_at = models.DateTimeField(null=True)
-    run = models.ForeignKey(Run, null=True, on_delete=models.SET_NULL, related_name="+")
-
-    class Meta:
-        ordering: ClassVar = ["-id"]
-        indexes: ClassVar = [
-            # lists, newest first
-            models.Index(F("workspace"), F("id").desc(), name="dead_letters_newest"),
-        ]
-
-    def __str__(self) -> str:
-        return self.id
-
-
-class Alert(models.Model):
-    """Something an operator must know, once, from when it began until it is over. See `runs.alerts`."""
-
-    kind = models.CharField(max_length=40)
-    subject = models.CharField(max_length=100, help_text="What it is about: an agent, a run, a queue.")
-    message = models.TextField()
-    raised_at = models.DateTimeField(default=clock.now)
-    cleared_at = models.DateTimeField(null=True)
-    notified_at = models.DateTimeField(null=True, help_text="When somebody was told that it began.")
-    clear_notified_at = models.DateTimeField(null=True, help_text="When somebody was told that it is over.")
-    tries = models.PositiveIntegerField(default=0, help_text="To tell somebody, since the last success.")
-    next_try_at = models.DateTimeField(null=True)
-
-    class Meta:
-        ordering: ClassVar = ["-id"]
-        constraints: ClassVar = [
-            models.UniqueConstraint(
-                fields=["kind", "subject"], condition=Q(cleared_at=None), name="an_alert_is_raised_once"
-            ),
-        ]
-        indexes: ClassVar = [
-            # notices: what to tell somebody
-            models.Index(
-                "id",
-                condition=Q(notified_at=None) | Q(cleared_at__isnull=False, clear_notified_at=None),
-                name="alerts_to_tell",
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.subject}"
-
-
-class Canary(models.Model):
-    """The last messages sent through a real queue and back, one row a queue. See `runs.canaries`."""
-
-    queue = models.CharField(primary_key=True, max_length=100)
-    number = models.PositiveBigIntegerField(default=0)
-    sent_at = models.DateTimeField(null=True)
-    heard_number = models.PositiveBigIntegerField(default=0)
-    heard_at = models.DateTimeField(null=True)
-    milliseconds = models.PositiveIntegerField(null=True, help_text="The last one's way.")
-
-    class Meta:
-        verbose_name_plural = "canaries"
-
-    def __str__(self) -> str:
-        return self.queue
