@@ -82,6 +82,7 @@ def work() -> None:
         loglevel=settings.LOG_LEVEL,
         quiet=True,
     ).start()
+    current.leave()
 
 
 def keep_time() -> None:

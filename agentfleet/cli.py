@@ -16,12 +16,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from agentfleet import creds_cli, folders, home, roles, show
 from agentfleet import doctor as checks
-from agentfleet import home, roles, show
 from agentfleet import up as box
 from agentfleet.client import Client, NoServer, ServerSays
 
 app = typer.Typer(help="Run LLM agents unattended, in sandboxes.", no_args_is_help=True, pretty_exceptions_enable=False)
+
+new = typer.Typer(help="Write something to begin with.", no_args_is_help=True)
 
 Home = Annotated[Path | None, typer.Option("--home", help="Default: $AGENTFLEET_HOME, else ~/.agentfleet.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's answer as it is.")]
@@ -43,6 +45,15 @@ class Mode(StrEnum):
     INTERRUPT = "interrupt"
 
 
+class Template(StrEnum):
+    """The folders of agent_templates/."""
+
+    DEV = "dev"
+    REVIEWER = "reviewer"
+    DEVOPS = "devops"
+    CUSTOM = "custom"
+
+
 RunId = Annotated[str, typer.Argument(metavar="RUN", callback=name)]
 
 
@@ -54,7 +65,7 @@ def main() -> None:
         fail(f"{error}", 1)
     except NoServer as error:
         fail(str(error), 3)
-    except (box.CannotStart, home.HomeError) as error:
+    except (box.CannotStart, folders.InTheWay, home.HomeError) as error:
         fail(str(error), 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -101,17 +112,20 @@ def down(home: Home = None) -> None:
 def doctor(
     home: Home = None,
     port: Annotated[int, typer.Option(help="The one `up` would take.", min=1, max=65535)] = 8000,
+    project: Annotated[
+        Path | None, typer.Option(help="A project folder: what is wrong with it, and what its agents lack here.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the list of checks.")] = False,
 ) -> None:
     """Look at everything a run needs; say what is wrong and what to do. Exit 0 only if all is well."""
     folder = folder_of(home)
     checks.adopt_environment(folder)
-    done = checks.examine(folder, port)
+    done = checks.examine(folder, port) if project is None else examine_project(project, folder)
     if as_json:
         print(json.dumps([asdict(check) for check in done]))
     else:
         for check in done:
-            print(f"{'ok' if check.ok else 'WRONG':<6} {check.name:<12} {check.says}")
+            print(f"{check.word:<6} {check.name:<12} {check.says}")
     raise SystemExit(0 if all(check.ok for check in done) else 1)
 
 
@@ -132,9 +146,26 @@ def apply(
         fail("\n".join(["nothing was applied:", *(f"  {fault}" for fault in error.faults)]), 1)
     bundle = {path: base64.b64encode(content).decode() for path, content in files.items()}
     answer = Client.here().call("PUT", f"projects/{name}", {"files": bundle, "network": network})
-    for warning in (*manifest.left_behind(directory), *reading.warnings):
+    told = [manifest.Fault(**warning) for warning in answer["warnings"]]
+    for warning in dict.fromkeys((*manifest.left_behind(directory), *reading.warnings, *told)):
         print(f"warning: {warning}", file=sys.stderr)
     show.changes(answer)
+
+
+@app.command()
+def export(
+    directory: Annotated[Path, typer.Argument(file_okay=False, help="An empty folder, or one to be made.")],
+    project: Annotated[
+        str, typer.Option(help="Its name; default: the folder's. - for the agents made in the admin.")
+    ] = "",
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
+) -> None:
+    """Write a project's agents, as the server has them, into a folder that `apply` takes."""
+    name = project or directory.absolute().name
+    answer = Client.here().call("GET", f"projects/{name}")
+    files = {path: base64.b64decode(content) for path, content in answer["files"].items()}
+    folders.write_project(directory, files, force=force)
+    print(f"{len(files)} files of project {name} in {directory}")
 
 
 @app.command()
@@ -226,9 +257,38 @@ def login() -> None:
     print(client.url + client.call("POST", "login-links")["path"])
 
 
+@new.command("agent")
+def make_agent(
+    name: Annotated[str, typer.Argument(callback=name)],
+    directory: Annotated[Path, typer.Argument(file_okay=False, help="The project folder.")] = Path(),
+    template: Annotated[Template, typer.Option(help="What it begins with.")] = Template.CUSTOM,
+) -> None:
+    """Write an agent's folder to begin with; it can be applied as it is."""
+    from agentfleet import new_agent  # noqa: PLC0415 - reads folders, as few commands do
+    from agents.manifest import Faulty  # noqa: PLC0415
+
+    try:
+        made = new_agent.make(directory, name, template)
+    except Faulty as error:
+        fail(f"nothing was written: {error}", 1)
+    for path in made.written:
+        print(path)
+    for note in made.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+app.add_typer(creds_cli.app, name="creds")
+app.add_typer(new, name="new")
 app.command("web", hidden=True, help="The web process alone, for fleets.")(roles.web)
 app.command("worker", hidden=True, help="One worker process alone, for fleets.")(roles.worker)
 app.command("beat", hidden=True, help="The schedules' clock alone, one per fleet.")(roles.beat)
+app.command("gateway", hidden=True, help="What the sandboxes of one host may ask, alone.")(roles.gateway)
+
+
+def examine_project(project: Path, home: Path) -> list[checks.Check]:
+    from agentfleet import project_doctor  # noqa: PLC0415 - as in `make_agent`
+
+    return project_doctor.examine(project, home)
 
 
 def live(client: Client) -> Iterator[dict[str, Any]]:

@@ -43,6 +43,10 @@ class Check:
     ok: bool
     says: str
 
+    @property
+    def word(self) -> str:
+        return ("note" if self.name == "warning" else "ok") if self.ok else "WRONG"
+
 
 class Wrong(Exception):
     """What is wrong, and the next step."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from agentfleet import home
+
+# What the gateway's tables need. Without the admin, REST and beat it is there in half the time, with 13 MB less.
+GATEWAY_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "agents", "runs"]
 
 
 def web() -> None:
@@ -29,4 +34,18 @@ def beat() -> None:
     keep_time()
 
 
-ROLES = {"web": web, "worker": worker, "beat": beat}
+def gateway() -> None:
+    """What this host's sandboxes may ask, alone. Raises HomeError."""
+    folder = home.ensure(home.path())
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentfleet.settings")
+    import django  # noqa: PLC0415
+    from django.conf import settings  # noqa: PLC0415
+
+    settings.INSTALLED_APPS = GATEWAY_APPS
+    django.setup()
+    from runs.gateway.server import serve  # noqa: PLC0415
+
+    serve(folder)
+
+
+ROLES = {"web": web, "worker": worker, "beat": beat, "gateway": gateway}

@@ -197,7 +197,14 @@ WEB_THREADS = env_int("AGENTFLEET_WEB_THREADS", 16)
 WORKER_THREADS = env_int("AGENTFLEET_WORKER_THREADS", 64)
 SANDBOX_ENGINE = env("AGENTFLEET_SANDBOX", "runs.sandbox.docker.DockerEngine")
 SANDBOX_IMAGE = env("AGENTFLEET_IMAGE", "agentfleet-sandbox:latest")
+IMAGE_DAYS = env_int("AGENTFLEET_IMAGE_DAYS", 7)  # that an image made for an agent is kept, though nothing uses it
 SANDBOX_RUNTIME = env("AGENTFLEET_RUNTIME")  # an engine's other runtime, such as runsc; empty: its default
+# Where credentials are looked for, in this order: dotted paths of classes, see docs/credentials.md
+CREDENTIAL_STORES = env_list("AGENTFLEET_CREDENTIAL_STORES") or [
+    "agents.credentials.files.FileStore",
+    "agents.credentials.environment.EnvironmentStore",
+    "agents.credentials.rows.RowStore",
+]
 EXTRA_CA_FILE = env("AGENTFLEET_EXTRA_CA_FILE")  # certificates a company proxy adds, for TLS inside sandboxes
 GATEWAY_PORT = env_int("AGENTFLEET_GATEWAY_PORT", 8643)  # at the sandbox network's own address of this host
 PARKED_GRACE = env_int("AGENTFLEET_PARKED_GRACE", 600)  # seconds a waiting run keeps its container; its files stay
@@ -261,10 +268,13 @@ UNFOLD = {
                     _menu("Runs", "play_circle", "runs_run"),
                     _menu("Agents", "smart_toy", "agents_agent"),
                     _menu("Alerts", "notifications", "runs_alert"),
+                    _menu("Locks", "lock", "runs_lock"),
                     _menu("Deliveries", "inbox", "webhooks_delivery"),
                     _menu("Dead letters", "unsubscribe", "runs_deadletter"),
                     _menu("Sources", "webhook", "webhooks_source"),
+                    _menu("Memory", "psychology", "runs_memory"),
                     _menu("Schedules", "schedule", "django_celery_beat_periodictask"),
+                    _menu("Credentials", "lock", "agents_credential"),
                     _menu("Tokens", "key", "agents_apitoken"),
                     _menu("Users", "person", "auth_user"),
                 ],

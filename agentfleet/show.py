@@ -74,7 +74,7 @@ def words(kind: str, data: dict[str, Any]) -> list[tuple[str, str]]:
             return [(said, ""), (used, "dim")]
         case "tool.start":
             asked = data["toolInput"]
-            shown = asked.get("command") or asked.get("file_path") or asked.get("pattern") or ""
+            shown = next((asked[key] for key in ("command", "file_path", "pattern", "provider") if asked.get(key)), "")
             return [(f"{data['toolName']} ", "bold"), (str(shown), "")]
         case "output":
             return [("  " + data["text"].rstrip("\n").replace("\n", "\n               "), "")]
@@ -87,6 +87,18 @@ def words(kind: str, data: dict[str, Any]) -> list[tuple[str, str]]:
             return [("asks: ", "magenta"), (data["question"], "")]
         case "respond":
             return [("answer: ", "magenta"), (data["message"], "")]
+    return logged(kind, data)
+
+
+def logged(kind: str, data: dict[str, Any]) -> list[tuple[str, str]]:
+    """What an agent's own program says, and whatever has no words of its own."""
+    match kind:
+        case "agent.text":
+            return [(data["text"], "")]
+        case "agent.tool":
+            return [(f"{data['toolName']} ", "bold"), (data["state"], "dim"), (f" {data.get('cmd', '')}", "")]
+        case "log" | "warning":
+            return [(f"{data.get('level', kind)}: ", "yellow"), (data.get("msg") or data.get("message", ""), "")]
     details = "  ".join(f"{key}={value}" for key, value in data.items())
     return [(kind, "dim"), (f"  {details}" if details else "", "dim")]
 
@@ -95,3 +107,18 @@ def fault(task: dict[str, Any]) -> None:
     """Why a run failed, in full; an answer was shown when it was given."""
     if task["error"]:
         console.print(Text(f"{task['error']['code']}: {task['error']['message']}", "bold red"))
+
+
+def credentials(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        console.print("there are no credentials, and nobody names one")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("CREDENTIAL", "STATE", "STORE", "FIELDS", "USED BY"):
+        table.add_column(heading)
+    for row in rows:
+        state = Text(row["state"], "green" if row["state"] == "there" else "red")
+        cells = [row["store"], ", ".join(row["fields"]), ", ".join(row["used_by"])]
+        table.add_row(Text(row["reference"]), state, *map(Text, cells))
+    whole = console if console.is_terminal else Console(highlight=False, width=WIDE)
+    whole.print(table)

@@ -26,8 +26,8 @@ from pathlib import Path
 from agentfleet import home
 from agents import private_files
 
-ROLES = ("web", "worker", "beat")
-LAST = "beat"  # started when the server answers: the first look at a schedule can wait, people cannot
+ROLES = ("web", "worker", "beat", "gateway")
+LATER = "beat"  # it and those behind it start when the server answers: a look at a schedule can wait, people cannot
 STOP_WITHIN = 10.0  # seconds from TERM to KILL
 SERVES_WITHIN = 60.0  # seconds for the first answer
 FREE_WITHIN = 3.0  # seconds for a port whose last owner is on its way out
@@ -113,7 +113,7 @@ class Box:
         self._start_redis(env)
         link = _prepared(env)
         for role in ROLES:
-            if role == LAST:
+            if role == LATER:
                 self._wait_until_it_serves()
             self._add(role, [sys.executable, "-m", "agentfleet", role], env)
         if self.stopping:
@@ -205,7 +205,7 @@ class Box:
     def _stop(self) -> None:
         for name in ("client.json", "pids.json"):
             (self.folder / name).unlink(missing_ok=True)
-        order = [name for name in ("web", "beat", "worker") if name in self.children]
+        order = [name for name in ("web", "beat", "worker", "gateway") if name in self.children]
         _end([self.children[name] for name in order])
         _end([child for name, child in self.children.items() if name not in order])
 

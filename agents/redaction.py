@@ -16,6 +16,7 @@ from urllib.parse import quote, quote_plus
 MARK = "[redacted]"
 SHORTEST = 6  # shorter values occur by chance everywhere; hiding them would eat innocent text
 SHORTEST_LINE = 16  # of a value of several lines, each line this long is hidden by itself too
+SHORTEST_WRAPPED = 47  # the base64 of a shorter value, and an end of line, fits in one line
 
 
 class Redactor:
@@ -26,7 +27,7 @@ class Redactor:
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         forms = {form for value in values for secret in _secrets(value) for form in _forms(secret)}
-        forms.update(line for value in values for line in _lines(value))
+        forms.update(line for value in values for line in (*_lines(value), *_wrapped(value)))
         self._forms = sorted(forms, key=len, reverse=True)
         self._pattern = re.compile(_alternatives(self._forms)) if forms else None
         self._beginning = re.compile(_beginnings(forms)) if forms else None
@@ -121,6 +122,15 @@ def _lines(value: str) -> Iterable[bytes]:
     for line in map(str.strip, lines if len(lines) > 1 else ()):
         if len(line) >= SHORTEST_LINE and not line.startswith("-----"):  # every PEM file begins and ends alike
             yield _bytes(line)
+
+
+def _wrapped(value: str) -> Iterable[bytes]:
+    """The lines in which tools write a file's base64: `base64` and MIME in 76 characters, `openssl` and PEM in 64."""
+    for content in (value.strip(), f"{value.strip()}\n") if len(value) > SHORTEST_WRAPPED else ():
+        encoded = base64.b64encode(_bytes(content))
+        for width in (64, 76):
+            lines = (encoded[at : at + width] for at in range(0, len(encoded), width))
+            yield from (line for line in lines if len(line.rstrip(b"=")) >= SHORTEST_LINE)
 
 
 def _forms(value: str) -> Iterable[bytes]:

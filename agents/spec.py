@@ -8,7 +8,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 Thinking = Literal["off", "minimal", "low", "medium", "high", "xhigh"]
@@ -39,6 +39,11 @@ Failure = Literal["machinery", "timeout", "model", "work"]
 _strict = ConfigDict(extra="forbid")
 
 
+def _shortest(amount: Decimal) -> Decimal:
+    """1.50 and 1.5 are one amount, so they are stored as one text."""
+    return amount.quantize(Decimal(1)) if amount == amount.to_integral_value() else amount.normalize()
+
+
 @dataclass(frozen=True, kw_only=True, config=_strict)
 class ModelSpec:
     """One model the agent may use; the first whose provider has a key is taken."""
@@ -58,7 +63,7 @@ class Limits:
     wall_seconds: int = Field(default=900, ge=0)
     idle_seconds: int = Field(default=0, ge=0)  # without a word from the model or a byte from a command
     tokens: int = Field(default=1_000_000, ge=0)
-    usd: Decimal = Field(default=Decimal(0), ge=0)
+    usd: Annotated[Decimal, AfterValidator(_shortest)] = Field(default=Decimal(0), ge=0)
     output_bytes: int = Field(default=100_000_000, ge=0)  # printed by commands, in all
 
 
@@ -105,6 +110,14 @@ class WebhookSpec:
     filters: dict[str, str | list[str]] = Field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class SkillSpec:
+    """What an agent is told of a skill; the rest is in its files, below `skills/<name>/`."""
+
+    name: str
+    description: str
+
+
 def _was_none(value: Any) -> Any:
     """Definitions stored before there was a default have a null here."""
     return 100 if value is None else value
@@ -149,6 +162,11 @@ class AgentSpec:
     preflight: tuple[dict[str, Any], ...] = ()
     hooks_pre: tuple[str, ...] = ()
     hooks_post: tuple[str, ...] = ()
+    skills: tuple[SkillSpec, ...] = ()
+
+    @property
+    def reaches_gateway(self) -> bool:
+        return self.network in {"gateway", "open"}
 
     def dump(self) -> dict[str, Any]:
         """As JSON types; `load` gives the same value back."""

@@ -14,7 +14,7 @@ from django.conf import settings
 
 from bench.figures import Unmeasured
 from runs.sandbox.base import Spec
-from runs.sandbox.docker import run_flags
+from runs.sandbox.container import run_flags
 
 NOBODYS_HOST = "bench-floor"  # no worker's: else its sweep would remove what it does not know
 

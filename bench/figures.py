@@ -21,7 +21,7 @@ class Bound(Protocol):
 
 @dataclass(frozen=True)
 class AtMost:
-    measure: Literal["p50", "p95", "value"]
+    measure: Literal["p50", "p95", "p99", "value"]
     limit: float  # in the figure's unit
 
     def __str__(self) -> str:
@@ -30,6 +30,18 @@ class AtMost:
     def kept(self, figure: Figure) -> bool:
         measured: float = getattr(figure, self.measure)
         return measured <= self.limit
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    limit: float  # in the figure's unit
+
+    def __str__(self) -> str:
+        return f"value >= {self.limit:g}"
+
+    def kept(self, figure: Figure) -> bool:
+        assert figure.value is not None, "a least is asked of a value"
+        return figure.value >= self.limit
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,7 @@ class Figure:
     n: int
     p50: float | None = None
     p95: float | None = None
+    p99: float | None = None
     value: float | None = None
     floor: float | None = None
     target: tuple[Bound, ...] = ()
@@ -76,7 +89,7 @@ class Figure:
 
     def facts(self) -> dict[str, Any]:
         """The fields of its line, without those that do not apply."""
-        numbers = {name: getattr(self, name) for name in ("p50", "p95", "value", "floor")}
+        numbers = {name: getattr(self, name) for name in ("p50", "p95", "p99", "value", "floor")}
         facts = {
             "figure": self.figure,
             "unit": self.unit,
@@ -98,7 +111,7 @@ def percentile(samples: Sequence[float], share: int) -> float:
 
 def table(figures: Sequence[Figure]) -> str:
     """All of them for people, one row each."""
-    columns = ("figure", "unit", "n", "p50", "p95", "value", "floor", "target", "ok")
+    columns = ("figure", "unit", "n", "p50", "p95", "p99", "value", "floor", "target", "ok")
     rows = [columns, *(tuple(_cell(figure.facts().get(name)) for name in columns) for figure in figures)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from bench import claims, containers, load, memory, page
+from bench import claims, containers, load, locks, memory, page
 from bench.containers import Removals
 from bench.figures import AtLeastOfFloor, AtMost, Figure, Unmeasured
 from bench.installation import SECRET, installation
@@ -42,9 +42,23 @@ class Sizes:
     waiting: int = 300  # runs at one time
     in_line: int = 10_000
     claims: int = 500
+    lock_clients: int = 50
+    lock_seconds: float = 8.0
 
 
-QUICK = Sizes(webhooks=5, warm_ups=1, runs=8, rounds=1, rest=2.0, lines=10, waiting=20, in_line=1000, claims=50)
+QUICK = Sizes(
+    webhooks=5,
+    warm_ups=1,
+    runs=8,
+    rounds=1,
+    rest=2.0,
+    lines=10,
+    waiting=20,
+    in_line=1000,
+    claims=50,
+    lock_clients=10,
+    lock_seconds=0.5,
+)
 
 Part = Callable[[Sizes, Mapping[str, str]], Generator[Figure, None, None]]
 
@@ -208,6 +222,11 @@ def claim_in_long_line(sizes: Sizes, env: Mapping[str, str]) -> Generator[Figure
     yield from claims.long_line(sizes.in_line, sizes.claims, env)
 
 
+def lock_pairs(sizes: Sizes, env: Mapping[str, str]) -> Generator[Figure, None, None]:
+    """Locks through the gateway, each answered when it is on the disk."""
+    yield from locks.pairs(sizes.lock_clients, sizes.lock_seconds, env)
+
+
 PARTS: dict[Part, tuple[str, ...]] = {
     webhook_to_model: ("webhook_to_model",),
     throughput: ("throughput", "idle_memory"),
@@ -215,4 +234,5 @@ PARTS: dict[Part, tuple[str, ...]] = {
     line_to_page: ("line_to_page",),
     waiting: ("waiting_memory", "waiting_threads"),
     claim_in_long_line: ("claim_in_long_line",),
+    lock_pairs: ("lock_pairs", "lock_latency", "lock_contention"),
 }

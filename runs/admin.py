@@ -32,8 +32,11 @@ from agents.tables import BigTable, Operated, ReadOnly
 from runs import (
     alerts_admin,  # noqa: F401 - registers the alerts
     approvals,
+    definitions,
     events,
     inputs,
+    locks_admin,  # noqa: F401 - registers the locks
+    memory_admin,  # noqa: F401 - registers the memories
     queue,
     transcript,
 )
@@ -88,6 +91,19 @@ class RunFacts(RunPage):
     """The part of the page that changes with the run's row."""
 
     template_name = "runs/facts.html"
+
+
+class RunDefinition(OfRun, TemplateView):
+    """What the run was started with, and what its agent has become since."""
+
+    template_name = "runs/definition.html"
+
+    @property
+    def title(self) -> str:
+        return f"Definition of {self.row.pk}"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(**definitions.context_for(self.row), **kwargs)
 
 
 class RunMessage(OfRun, View):
@@ -325,6 +341,7 @@ class RunAdmin(BigTable, Operated, ReadOnly, ModelAdmin):
         return [
             page(self, "fleet/", FleetPage),
             page(self, "<str:object_id>/facts/", RunFacts),
+            page(self, "<str:object_id>/definition/", RunDefinition),
             page(self, "<str:object_id>/approve/", ApproveCall),
             page(self, "<str:object_id>/refuse/", RefuseCall),
             page(self, "<str:object_id>/say/", SayToRun),

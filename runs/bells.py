@@ -66,6 +66,11 @@ def ring_agent(agent_id: int) -> None:
     _when_committed(Bell("runs.tasks.look_for_work", str(agent_id), None))
 
 
+def ring_around(run_id: str) -> None:
+    """When this transaction commits: somebody, look what the run's state means for others, and theirs for it."""
+    _when_committed(Bell("runs.tasks.look_around", run_id, None))
+
+
 def notify(run_id: str, number: int) -> None:
     """When this transaction commits: whoever watches the run, read on to `number`."""
     _when_committed(Note(run_id, number))

@@ -8,15 +8,15 @@ from typing import Any
 
 from django.db import transaction
 
-from agents import clock, storable
-from runs import approvals, limits, tools, transcript
+from agents import clock
+from runs import approvals, limits, signals, slots, tools, transcript, trigger_waits
 from runs.events import New, isoformat
 from runs.hands import Again, CallHands, CallLost
 from runs.models import Approval, ApprovalState, Attempt, CallState, SandboxState, ToolCall, WaitReason
 from runs.sandbox.base import Sandbox, SandboxError, SandboxGone
 from runs.step import Step
 from runs.tools import bash
-from runs.tools.base import Asks, Finished, Result, Tool, ToolFailed
+from runs.tools.base import Asks, Desk, Finished, Park, Result, Tool, ToolFailed
 from runs.transcript import Body, Corrupt, Part
 
 PREVIEW = 200  # characters of a result in its event
@@ -37,6 +37,9 @@ def run_tools(step: Step, wanted: int, *, position: int, interrupted: bool) -> N
     """
     calls = calls_of(step.attempt, wanted, position=position)
     for call in calls:
+        if call.state == CallState.PLANNED and gave_slot_away(step):
+            step.stand_in_line()
+            return
         if call.state in {CallState.PLANNED, CallState.STARTED}:
             stop_call(step, call) if interrupted else run_call(step, call)
             if step.released:
@@ -44,6 +47,11 @@ def run_tools(step: Step, wanted: int, *, position: int, interrupted: bool) -> N
     results: Body = {"role": "tool", "parts": [as_part(call) for call in calls]}
     with step.write(release=True):
         transcript.append(step.attempt, position + 1, results, redactor=step.redactor)
+
+
+def gave_slot_away(step: Step) -> bool:
+    """Whether a command before this call has waited for another run, and did not get its slot back."""
+    return step.spec.reaches_gateway and slots.is_lent(step.run.pk)
 
 
 def calls_of(attempt: Attempt, wanted: int, *, position: int) -> list[ToolCall]:
@@ -82,7 +90,7 @@ def stop_call(step: Step, call: ToolCall) -> None:
     step.halt.check()
     if not call.sandbox_id:
         with transaction.atomic():
-            store_result(step, call, Result(NOT_RUN, is_error=True))
+            store_result(step, call, stopped_waiting(call) if call.started_at else Result(NOT_RUN, is_error=True))
             approvals.void(call)
         return
     try:
@@ -91,6 +99,12 @@ def stop_call(step: Step, call: ToolCall) -> None:
         lose(step, call)
         return
     stopped(step, call, CallHands(step, call, sandbox))
+
+
+def stopped_waiting(call: ToolCall) -> Result:
+    """Of one that the run was parked for: an event that has come is not kept from the model."""
+    came = trigger_waits.end(call)
+    return Result(INTERRUPTED, is_error=True) if came is None else Result(came)
 
 
 def stopped(step: Step, call: ToolCall, hands: CallHands) -> None:
@@ -141,9 +155,8 @@ def run_call(step: Step, call: ToolCall) -> None:
         ask_or_refuse(step, call)
         return
     try:
-        result = tool.run(arguments, hands)
-    except ToolFailed as error:
-        result = Result(str(error), is_error=True)
+        result = told(tool, arguments, hands)
+        left = signals.left(hands)
     except Again:
         step.release()
         return
@@ -151,12 +164,20 @@ def run_call(step: Step, call: ToolCall) -> None:
         # Also where only the records are lost: without them no command starts there again.
         lose(step, call, sandbox_too=True)
         return
-    store_result(step, call, result, *hands.unstored, offset=hands.offset, **hands.counted())
+    news, sets = left.news(step.run, step.redactor)
+    store_result(step, call, result, *hands.unstored, *news, offset=hands.offset, **sets, **hands.counted())
+
+
+def told(tool: Tool, arguments: object, hands: CallHands) -> Result:
+    try:
+        return tool.run(arguments, hands)
+    except ToolFailed as error:
+        return Result(str(error), is_error=True)
 
 
 def offered_tool(step: Step, name: str) -> Tool:
     """Raises ToolFailed for one the agent does not have, whatever the model believes."""
-    offered = {tool.name: tool for tool in tools.offered(step.spec.tools)}
+    offered = {tool.name: tool for tool in tools.of(step.spec)}
     if name not in offered:
         raise ToolFailed(f"there is no tool {name!r}; there are {', '.join(offered)}")
     return offered[name]
@@ -244,18 +265,40 @@ def running_sandbox(step: Step) -> Sandbox:
 def act_here(step: Step, call: ToolCall, tool: Tool, arguments: object) -> None:
     """A tool that acts in the worker: its effect and its row's change are one transaction."""
     shown = {"toolName": call.name, "callId": call.call_id, "toolInput": shortened(call.arguments)}
+    began = [] if call.started_at else [New("tool.start", shown)]
+    with transaction.atomic():
+        with step.write(*began):
+            came = effect(step, call, tool, arguments)
+        match came:
+            case Asks():
+                question = New("ask", {"callId": call.call_id, "question": came.question})
+                park(step, call, WaitReason.INPUT, question, question=came.question)
+            case Park():
+                park(step, call, came.reason, wake_at=came.wake_at)
+            case Result():
+                store_result(step, call, came)
+
+
+def effect(step: Step, call: ToolCall, tool: Tool, arguments: object) -> Result | Park | Asks:
+    """What came of it; of one that failed, nothing stays."""
     try:
-        result = tool.run(arguments, NoHands())
-    except ToolFailed as error:
-        result = Result(str(error), is_error=True)
-    except Asks as asks:
         with transaction.atomic():
-            started = New("tool.start", shown)
-            question = New("ask", {"callId": call.call_id, "question": asks.question})
-            step.wait(WaitReason.INPUT, started, question, question=asks.question)
-            ToolCall.objects.filter(pk=call.pk).update(state=CallState.STARTED, started_at=clock.now())
-        return
-    store_result(step, call, result, New("tool.start", shown))
+            return tool.run(arguments, NoHands()) if tool.act is None else tool.act(arguments, desk_of(step, call))
+    except ToolFailed as error:
+        return Result(str(error), is_error=True)
+    except Asks as asks:
+        return asks
+
+
+def desk_of(step: Step, call: ToolCall) -> Desk:
+    return Desk(run=step.run, attempt=step.attempt, spec=step.spec, call=call, redactor=step.redactor)
+
+
+def park(step: Step, call: ToolCall, reason: WaitReason, *also: New, **details: Any) -> None:
+    """The call has begun, and the run waits for its result."""
+    step.wait(reason, *also, **details)
+    began = call.started_at or clock.now()
+    ToolCall.objects.filter(pk=call.pk).update(state=CallState.STARTED, started_at=began)
 
 
 class NoHands:
@@ -279,13 +322,7 @@ def store_result(step: Step, call: ToolCall, result: Result, *before: New, offse
             **({} if result.exit_code is None else {"exitCode": result.exit_code}),
         },
     )
-    said: list[New] = []
-    if result.status_text is not None:
-        sets["status_text"] = step.redactor.text(storable.text(result.status_text))
-        said.append(New("status.text", {"text": result.status_text}))
-    if result.rerun:
-        sets["rerun_requested"] = True
-    with step.write(*before, *said, ended, **sets):
+    with step.write(*before, ended, **sets):
         call.state, call.ended_at, call.offset = CallState.DONE, now, offset
         call.result, call.is_error, call.exit_code = (
             step.redactor.text(result.text),

@@ -22,7 +22,7 @@ from agents import clock, schedule
 from agents.ids import first_id
 from agents.models import Agent
 from agents.pages import change_url, page_url
-from runs import alerts, breaker
+from runs import alerts, breaker, images
 from runs.bells import HEARD_OF
 from runs.facts import Line, code_of, waiting_for
 from runs.models import Alert, Event, Host, Run, Status
@@ -39,6 +39,7 @@ PAGES = {
     alerts.SCHEDULE_LATE: AGENT,
     alerts.LINE_STUCK: AGENT,
     breaker.KIND: AGENT,
+    images.FAILED: AGENT,
     "dead_letters": AGENT,
     alerts.RUN_SILENT: RUN,
 }

@@ -21,7 +21,7 @@ from django.db.models import F
 
 from agents import storable
 from agents.spec import ModelSpec
-from runs import calls, command_agent, inbox, limits, llm, prompt, tools, transcript
+from runs import calls, command_agent, inbox, limits, llm, opening, prompt, setup_steps, slots, tools, transcript
 from runs.db import release_connection
 from runs.events import New
 from runs.llm import prices
@@ -36,6 +36,9 @@ GO_ON = "Your answer was cut off at the output limit. Go on from where it ends."
 
 def advance(step: Step) -> None:
     """Do one thing. Raises what ends a step early: Halted, LeaseLost, limits.Over, ModelError, SandboxError…"""
+    if slots.goes_on_without(step.run, step.attempt):
+        step.stand_in_line()
+        return
     if step.spec.kind == "command":
         command_agent.advance(step)
         return
@@ -44,20 +47,26 @@ def advance(step: Step) -> None:
     waiting = inbox.pending(step.run.pk)
     step.halt.heard = inbox.newest_interrupt(waiting)
     if not messages:
-        take_turn(step, beginning(step), waiting, stored=0)
+        begin(step, waiting)
     elif messages[-1]["role"] == "assistant":
         act_on(step, messages, interrupted=step.halt.heard > 0)
     else:
         take_turn(step, messages, waiting, stored=len(messages))
 
 
-def beginning(step: Step) -> list[Body]:
-    """What the attempt begins with: the prompt, or all of the run that this one goes on from, and the new input."""
+def begin(step: Step, waiting: Sequence[RunInput]) -> None:
+    """What the agent wants done in the sandbox first, and then its first turn."""
+    step.check_credentials()
     earlier = earlier_messages(step.run.resumed_from)
-    if earlier:
-        messages = [*earlier, prompt.resumed(step.run.input)]
-    else:
-        messages = prompt.build(step.spec, prompt.Trigger.of(step.run))
+    if setup_steps.wanted_before(step.spec):
+        llm.choose(step.spec.models)  # nothing is prepared for a run without a model
+    if setup_steps.before(step, inject=not earlier):
+        take_turn(step, beginning(step, earlier), waiting, stored=0)
+
+
+def beginning(step: Step, earlier: Sequence[Body]) -> list[Body]:
+    """What the attempt begins with: the prompt, or all of the run that this one goes on from, and the new input."""
+    messages = [*earlier, prompt.resumed(step.run.input)] if earlier else opening.messages(step)
     retold = inbox.retold(step.run.pk) if step.attempt.number > 1 else []
     return [*messages, inbox.as_message(retold)] if retold else messages
 
@@ -82,9 +91,14 @@ def act_on(step: Step, messages: Sequence[Body], *, interrupted: bool) -> None:
         with step.write(release=True):
             body: Body = {"role": "user", "parts": [{"type": "text", "text": GO_ON}]}
             transcript.append(step.attempt, len(messages), body, redactor=step.redactor)
-    else:
+    elif heard_or_hooked(step, position=len(messages) - 1):
         with step.write(progress=False):
             finish_or_hear(step, answer, position=len(messages))
+
+
+def heard_or_hooked(step: Step, *, position: int) -> bool:
+    """Whether the answer at `position` may end the run: hooks.post come first, behind the last answer of all."""
+    return bool(inbox.after_answer(inbox.pending(step.run.pk))) or setup_steps.after(step, position)
 
 
 def finish_or_hear(step: Step, answer: Body, *, position: int, release: bool = True) -> None:
@@ -94,7 +108,7 @@ def finish_or_hear(step: Step, answer: Body, *, position: int, release: bool = T
     """
     given = inbox.after_answer(inbox.pending(step.run.pk))
     if not given:
-        step.finish(transcript.text(answer))
+        step.conclude(transcript.text(answer))
         return
     with step.write(*inbox.delivered(given), release=release):
         hear(step, given, position=position)
@@ -116,7 +130,7 @@ def take_turn(step: Step, messages: Sequence[Body], waiting: Sequence[RunInput],
     given = inbox.before_request(waiting)
     model = llm.choose(step.spec.models)
     limits.check_model_request(step.run, step.spec, priced=prices.of_input(model, 0) is not None)
-    offered = tools.offered(step.spec.tools)
+    offered = tools.of(step.spec)
     image = step.prepare_sandbox() if wants_sandbox_now(step, offered) else None
     new, messages = messages[stored:], [*messages, *([inbox.as_message(given)] if given else [])]
     step.estimate = transcript.estimated_tokens(messages)
@@ -201,7 +215,7 @@ def store_answer(step: Step, answer: Body, model: ModelSpec, *, position: int, l
         "cache_write_tokens": F("cache_write_tokens") + usage["cache_write"],
         "cost": spent["cost"] + (cost or 0),
     }
-    over = not wanted and not was_cut(answer)
+    over = not wanted and not was_cut(answer) and not step.spec.hooks_post
     with transaction.atomic():
         with step.write(*step.lost_requests(lost), turn, release=last and not over, **spent):
             transcript.append(step.attempt, position, answer, redactor=step.redactor)

@@ -12,7 +12,7 @@ from agents import clock
 from agents.models import Agent
 from agents.pages import change_url, length, moment, page_url
 from agents.spec import AgentSpec, Limits
-from runs import approvals, limits
+from runs import approvals, definitions, limits
 from runs.bells import HEARD_OF
 from runs.line import AT_WORK
 from runs.models import Attempt, Host, Run, Status, TriggerKind, WaitReason
@@ -139,6 +139,7 @@ def facts(run: Run, attempts: Sequence[Attempt]) -> list[Fact]:
     return [
         Fact("Run", run.pk),
         Fact("Agent", run.agent.name, change_url(run.agent)),
+        *definition(run),
         *because(run),
         *related(run, spec),
         *times(run, own),
@@ -146,6 +147,13 @@ def facts(run: Run, attempts: Sequence[Attempt]) -> list[Fact]:
         *tries(attempts, spec),
         *places(run, attempts[-1] if attempts else None),
     ]
+
+
+def definition(run: Run) -> Iterator[Fact]:
+    """The version it was started with, and whether that is still the agent's."""
+    if run.version:
+        note = "" if definitions.is_current(run) else "the agent has another one now"
+        yield Fact("Definition", str(run.version), page_url("runs", "run", run.pk, "definition"), note)
 
 
 def because(run: Run) -> Iterator[Fact]:

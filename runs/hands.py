@@ -9,9 +9,9 @@ from typing import Any
 
 from django.db.models import F
 
-from agents.redaction import RedactedStream
-from runs import events, limits
+from runs import events, limits, log_lines
 from runs.db import release_connection
+from runs.log_lines import Listener, LogStream, PlainStream
 from runs.models import Event, ToolCall
 from runs.sandbox.base import Command, Ending, Following, Sandbox, SandboxGone
 from runs.step import Step
@@ -19,6 +19,7 @@ from runs.tools.base import RESULT_CHARACTERS, Finished
 
 GATHER = 0.1  # seconds of output in one event…
 GATHER_CHARACTERS = 32 * 1024  # …unless it is this much
+GATHER_EVENTS = 500  # …or these are as many
 KEPT = 1024 * 1024  # characters of one call's output that become events
 STRETCH = 30.0  # seconds a step follows a command before it gives others its thread
 WHOLE = 4 * 1024 * 1024  # bytes that a command which is not live may print
@@ -75,11 +76,22 @@ class CallHands:
         self._forget = forget
         self._commands = 0
         self._inside_first: float = INSIDE_FIRST
+        self.signals_left = False  # a command has left signal files
         self.unstored: list[events.New] = []  # output not yet stored: goes into the call's last transaction
         self.offset = self._stored = call.offset
+        self._listener: Listener | None = None  # of a program whose log lines count
+        self._excerpt = Excerpt()  # of all the text that has come
+        self._gathered = ""  # text that is no event yet
 
-    def exec(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: int = 60, live: bool = False) -> Finished:
-        """See `Hands.exec`. Raises Halted, Again, CallLost, SandboxError."""
+    def exec(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: int = 60, live: bool = False, logs: bool = False
+    ) -> Finished:
+        """See `Hands.exec`. With `logs`, log lines in live output are heard.
+
+        Raises Halted, Again, CallLost, SandboxError.
+        """
+        if logs:
+            self._listener = Listener(self._call.call_id, self._step.redactor, events=self._logged_so_far())
         command = Command(
             call_id=f"{self._call.call_id}.{self._commands}",
             argv=argv,
@@ -89,6 +101,7 @@ class CallHands:
         )
         self._commands += 1
         release_connection()
+        self._step.know_secrets(self._sandbox)
         following = self._step.engine.exec(self._sandbox, command, offset=self.offset if live else 0)
         self._step.halt.listen(following.close)
         try:
@@ -101,6 +114,7 @@ class CallHands:
         outcome = following.outcome()
         if outcome.ending is Ending.LOST:
             raise CallLost
+        self.signals_left = self.signals_left or outcome.signals
         return Finished(text, raw, outcome.ending, outcome.exit_code)
 
     def stop(self, *, live: bool) -> Finished:
@@ -127,39 +141,63 @@ class CallHands:
         return gathered.decode("utf-8", "replace"), bytes(gathered)
 
     def _follow_live(self, following: Following, timeout: int) -> tuple[str, bytes]:
-        stream = RedactedStream(self._step.redactor)
-        excerpt = self._stored_so_far()
+        self._excerpt = self._stored_so_far()
+        stream = self._stream(self._excerpt)
         began_at = self._call.offset
-        gathered, flush_at = "", 0.0
-        now = time.monotonic()
+        flush_at = now = time.monotonic()
         stretch_end, end = now + STRETCH, now + timeout + self._inside_first
         while True:
-            wait = max(0.0, flush_at - time.monotonic()) if gathered else 1.0
             release_connection()
-            data = following.read(wait)
+            data = following.read(max(0.0, flush_at - now) if self._waiting() else 1.0)
             if data:
                 self._step.progressed()
-            text = stream.feed(data or b"", last=data is None)
-            excerpt.feed(text)
-            self.offset = began_at + stream.consumed
             now = time.monotonic()
-            if text and not gathered:
+            if not self._waiting():
                 flush_at = now + GATHER
-            gathered += text
+            self._take(stream.feed(data or b"", last=data is None))
+            self.offset = began_at + stream.consumed
             if data is None:
-                break
-            if gathered and (now >= flush_at or len(gathered) >= GATHER_CHARACTERS):
-                self._gather(gathered, excerpt.size)
+                self._gather()
+                return self._excerpt.text(), b""
+            if self._waiting() and (now >= flush_at or self._is_much()):
                 self._store()
-                gathered = ""
                 limits.check_output(self._step.run, self._step.spec, self._step.run.output_bytes)
             if now >= stretch_end:
-                self._gather(gathered, excerpt.size)
                 self._store()
                 raise Again
             self._give_up_after(end, timeout)
-        self._gather(gathered, excerpt.size)
-        return excerpt.text(), b""
+
+    def _waiting(self) -> bool:
+        """Whether there is something to store."""
+        return bool(self._gathered or self.unstored)
+
+    def _is_much(self) -> bool:
+        return len(self._gathered) >= GATHER_CHARACTERS or len(self.unstored) >= GATHER_EVENTS
+
+    def _take(self, pieces: Sequence[str | log_lines.Record]) -> None:
+        for piece in pieces:
+            if isinstance(piece, str):
+                self._excerpt.feed(piece)
+                self._gathered += piece
+            else:
+                self._gather()
+                self._hear(piece)
+
+    def _stream(self, stored: Excerpt) -> PlainStream | LogStream:
+        if self._listener is None:
+            return PlainStream(self._step.redactor)
+        return LogStream(self._step.redactor, inside_line=stored.size > 0 and not stored.text().endswith("\n"))
+
+    def _hear(self, record: log_lines.Record) -> None:
+        assert self._listener is not None
+        self.unstored += self._listener.hear(record)
+
+    def _logged_so_far(self) -> int:
+        """How many log lines of this call earlier steps stored as events."""
+        if not self.offset:
+            return 0
+        stored = Event.objects.filter(run_id=self._step.run.pk, type__in=log_lines.TYPES)
+        return stored.filter(data__callId=self._call.call_id).count()
 
     def _stored_so_far(self) -> Excerpt:
         """What earlier steps stored of this call's output."""
@@ -170,9 +208,10 @@ class CallHands:
                 excerpt.feed(data["text"])
         return excerpt
 
-    def _gather(self, text: str, size: int) -> None:
-        """Make an event of `text`, up to the cap; `size` characters have come in all."""
-        room = KEPT - (size - len(text))
+    def _gather(self) -> None:
+        """Make an event of the text that has come since the last one, up to the cap."""
+        text, self._gathered = self._gathered, ""
+        room = KEPT - (self._excerpt.size - len(text))
         if text and room > 0:
             self.unstored.append(events.New("output", {"callId": self._call.call_id, "text": text[:room]}))
             if len(text) >= room:
@@ -180,17 +219,21 @@ class CallHands:
                 self.unstored.append(events.New("output.cut", note))
 
     def _store(self) -> None:
+        self._gather()
         # A stretch that was followed in silence is none of the model's or the command's words, but no takeover either.
         with self._step.write(*self.unstored, progress=bool(self.unstored), takeovers=0, **self.counted()):
             ToolCall.objects.filter(pk=self._call.pk).update(offset=self.offset)
         self._step.run.output_bytes += self.offset - self._stored
         self._stored = self.offset
         self.unstored = []
+        if self._listener is not None and self._listener.stored(self._step.run):
+            limits.check_budget(self._step.run, self._step.spec)
 
     def counted(self) -> dict[str, Any]:
-        """The run's column for what has been printed since the last store."""
+        """The run's columns for what has been printed, and logged, since the last store."""
         printed = self.offset - self._stored
-        return {"output_bytes": F("output_bytes") + printed} if printed else {}
+        heard = self._listener.columns() if self._listener is not None else {}
+        return {**heard, **({"output_bytes": F("output_bytes") + printed} if printed else {})}
 
     def _give_up_after(self, end: float, timeout: int) -> None:
         if time.monotonic() > end:

@@ -22,7 +22,7 @@ from django.db.models import Q
 from agents import clock, storable
 from agents.models import Kind
 from agents.redaction import NOTHING_SECRET
-from runs import approvals, bells, events, queue
+from runs import approvals, bells, events, lifecycle, queue
 from runs.lifecycle import Cause
 from runs.models import (
     TERMINAL,
@@ -140,9 +140,16 @@ def interrupt_approval(run: Run) -> bool:
     return True
 
 
+def interrupt_wait(run: Run) -> bool:
+    """It need not wait for a call or an event any longer: its step finds the interrupt."""
+    return lifecycle.wake(run.pk, WaitReason(run.wait_reason))
+
+
 HOW_TO_STOP: dict[tuple[str, str], Callable[[Run], bool]] = {
     (Status.PROCESSING, ""): interrupt_step,
     (Status.WAITING, WaitReason.APPROVAL): interrupt_approval,
+    (Status.WAITING, WaitReason.HANDOFF): interrupt_wait,
+    (Status.WAITING, WaitReason.TRIGGER): interrupt_wait,
 }
 
 

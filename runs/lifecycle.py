@@ -25,7 +25,7 @@ from agents import clock
 from agents.models import Agent, Workspace
 from agents.redaction import NOTHING_SECRET, Redactor
 from agents.spec import AgentSpec
-from runs import attempt_keys, bells, breaker, events, inbox, leases, limits, line
+from runs import attempt_keys, bells, breaker, events, inbox, leases, limits, line, locks
 from runs.leases import Lease, LeaseLost
 from runs.models import (
     KEEP_THE_SLOT,
@@ -37,6 +37,8 @@ from runs.models import (
     Status,
     ToolCall,
     TriggerKind,
+    TriggerWait,
+    TriggerWaitState,
     WaitReason,
 )
 
@@ -53,6 +55,9 @@ TRANSITIONS: dict[str, tuple[frozenset[Status], Status]] = {
 }
 
 NOBODYS: dict[str, Any] = {"lease_owner": "", "lease_expires_at": None}
+NOT_LENT: dict[str, Any] = {"slot_lent_at": None, "slot_wanted_at": None}
+ON_OTHERS = frozenset({WaitReason.HANDOFF, WaitReason.TRIGGER})  # other runs, and events, end these
+NOTHING_SAID: dict[str, Any] = {"exit_requested": None, "rerun_requested": False, "return_value": None}
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def claim(agent_id: int, *, owner: str, host_id: str) -> Lease | None:
     workspace (where it has a cap), then the agent, so two claims can never both take the last slot.
     """
     with transaction.atomic():
-        agent = _lock_agent(agent_id)
+        agent = lock_agent(agent_id)
         if agent is None or not line.has_room(agent):
             return None
         run = line.first(agent, host_id)
@@ -131,8 +136,10 @@ def wait(
         wake_at=wake_at,
         has_slot=keeps,
         waiting_since=now,
-        **({"machinery_waits": F("machinery_waits") + 1} if keeps else {"takeovers": 0}),
+        **({"machinery_waits": F("machinery_waits") + 1} if keeps else {"takeovers": 0, **NOT_LENT}),
     )
+    if reason in ON_OTHERS:
+        bells.ring_around(lease.run_id)  # what it waits for may have come in this very moment
     if not keeps:
         _ring_next(lease.run_id)
 
@@ -190,7 +197,7 @@ def retry(
             waiting_since=now,
             machinery_waits=0,
             host_id=host_id,
-            **{**limits.unanswered(1), **fresh},
+            **{**limits.unanswered(1), **fresh, **NOTHING_SAID},
         )
         _close_attempts(run.pk, error)
         _begin_attempt(run.pk, number + 1, host_id)
@@ -206,7 +213,8 @@ def finish(
 ) -> None:
     """The work is done and says so. Raises LeaseLost."""
     with transaction.atomic(savepoint=False):
-        agent_id = _end_leased("finish", lease, also=also, redactor=redactor, output=output, exit_code=exit_code)
+        done = {"output": output, "exit_code": exit_code, "error": None}
+        agent_id = _end_leased("finish", lease, also=also, redactor=redactor, **done)
         breaker.succeeded(agent_id)
 
 
@@ -275,19 +283,23 @@ def cancel_idle(run_id: str) -> bool:
     return any(_cancel_idle(run_id, old) for old in (Status.PENDING, Status.WAITING, Status.PROCESSING))
 
 
+def fail_idle(run_id: str, error: dict[str, Any]) -> bool:
+    """Fail a run with an attempt that nobody works on: one that waits, or is woken and in line. False: it is neither.
+
+    `error` holds nothing secret.
+    """
+    sets = {"change_reason": error["code"], "error": error}
+    return any(_end_idle("fail", run_id, old, **sets) for old in (Status.WAITING, Status.PROCESSING))
+
+
 def _cancel_idle(run_id: str, old: Status, reason: str = "") -> bool:
+    return _end_idle("cancel", run_id, old, change_reason=reason, cancel_requested_at=clock.now())
+
+
+def _end_idle(verb: str, run_id: str, old: Status, **sets: Any) -> bool:
     idle = Q(status=old) & (Q(has_slot=False) if old is Status.PROCESSING else Q())
     with transaction.atomic():
-        moved = _move(
-            "cancel",
-            run_id,
-            where=idle,
-            old=old,
-            redactor=NOTHING_SECRET,
-            change_reason=reason,
-            cancel_requested_at=clock.now(),
-            **_ended(),
-        )
+        moved = _move(verb, run_id, where=idle, old=old, redactor=NOTHING_SECRET, **_ended(), **sets)
         if moved:  # one that waits may have asked for leave; one at work has none to wait for
             asked = Approval.objects.filter(run_id=run_id, state=ApprovalState.PENDING)
             asked.update(state=ApprovalState.EXPIRED, decided_at=clock.now())
@@ -347,8 +359,7 @@ def _ended() -> dict[str, Any]:
         "question": "",
         "wake_at": None,
         "waiting_since": None,
-        "slot_lent_at": None,
-        "slot_wanted_at": None,
+        **NOT_LENT,
     }
 
 
@@ -356,6 +367,10 @@ def _settle(run_id: str) -> int:
     """What goes with the end of a run, in its transaction; the agent whose run it was."""
     _close_attempts(run_id)
     inbox.drop(run_id)
+    TriggerWait.objects.filter(run_id=run_id, state=TriggerWaitState.WAITING).update(state=TriggerWaitState.DROPPED)
+    concerns_others = Q(parent__isnull=False) | ~Q(status=Status.FINISHED)
+    if Run.objects.filter(concerns_others, pk=run_id).exists():
+        bells.ring_around(run_id)
     return _ring_next(run_id)
 
 
@@ -363,6 +378,7 @@ def _close_attempts(run_id: str, error: dict[str, Any] | None = None) -> None:
     """No attempt outlives its run; a call still under way may have had effects, and nobody will know."""
     Attempt.objects.filter(run_id=run_id, ended_at=None).update(ended_at=clock.now(), error=error)
     ToolCall.objects.filter(attempt__run_id=run_id, state=CallState.STARTED).update(state=CallState.LOST)
+    locks.release_all(run_id)
 
 
 def _ring_next(run_id: str) -> int:
@@ -371,7 +387,7 @@ def _ring_next(run_id: str) -> int:
     return agent_id
 
 
-def _lock_agent(agent_id: int) -> Agent | None:
+def lock_agent(agent_id: int) -> Agent | None:
     """The agent's row, locked behind its workspace's where that has a cap; None if it is gone."""
     found = Agent.objects.filter(pk=agent_id).values_list("workspace_id", "workspace__scale").first()
     if found is None:

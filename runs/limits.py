@@ -12,6 +12,8 @@ from agents import clock
 from agents.spec import AgentSpec, Limits
 from runs.models import Run
 
+NO_LIMIT = 7 * 86_400  # seconds; what the sandbox's own watchdog has for a run without a limit of time
+
 
 class Over(Exception):
     """The run has used up what it was given; it ends with this code."""
@@ -40,12 +42,18 @@ def check_model_request(run: Run, spec: AgentSpec, *, priced: bool) -> None:
     limits = of(run, spec)
     if 0 < limits.turns <= run.turns:
         raise Over("MAX_ITERATIONS", f"no answer after {limits.turns} model turns")
+    check_budget(run, spec)
+    if limits.usd and not priced:
+        raise Over("PRICE_UNKNOWN", "the run has a budget in dollars, and nobody knows the price of its model")
+
+
+def check_budget(run: Run, spec: AgentSpec) -> None:
+    """Raises Over once the tokens or the dollars are used up."""
+    limits = of(run, spec)
     if 0 < limits.tokens <= run.tokens:
         raise Over("BUDGET_EXCEEDED", f"{run.tokens} tokens used of {limits.tokens}")
     if 0 < limits.usd <= run.cost:
         raise Over("BUDGET_EXCEEDED", f"${run.cost:.4f} spent of ${limits.usd:.4f}")
-    if limits.usd and not priced:
-        raise Over("PRICE_UNKNOWN", "the run has a budget in dollars, and nobody knows the price of its model")
 
 
 def check_tool_call(run: Run, spec: AgentSpec) -> None:
@@ -65,6 +73,13 @@ def check_time(run: Run) -> None:
     """Raises Over."""
     if run.deadline_at is not None and clock.now() >= run.deadline_at:
         raise timeout(run)
+
+
+def seconds_left(run: Run) -> int:
+    """What a command may have that has no limit of its own; at least 1."""
+    if run.deadline_at is None:
+        return NO_LIMIT
+    return max(1, round((run.deadline_at - clock.now()).total_seconds()))
 
 
 def timeout(run: Run) -> Over:

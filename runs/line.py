@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Case, Q, QuerySet, When
+from django.db.models import Case, Count, F, Q, QuerySet, When
 
 from agents import clock
 from agents.models import Agent, Priority
@@ -19,6 +19,9 @@ from runs.models import Run, Status
 HOST_IS_DEAD = timedelta(seconds=60)  # not heard of for this long: its runs are anybody's
 HANDICAP = {Priority.HIGH: timedelta(), Priority.NORMAL: timedelta(minutes=10), Priority.LOW: timedelta(minutes=30)}
 AT_WORK = (Status.PROCESSING, Status.WAITING)
+# A slot that is lent is nobody's, until whoever lent it wants it back: then it is kept for him.
+SEATED = Q(has_slot=True, slot_lent_at=None)
+TAKEN = SEATED | Q(has_slot=True, slot_wanted_at__isnull=False)
 # What a claim needs of a run: reading all of its columns takes longer than finding it.
 COLUMNS = (
     *("id", "agent_id", "status", "priority", "queued_at", "waiting_since", "deadline_at", "wall_seconds"),
@@ -27,15 +30,32 @@ COLUMNS = (
 
 
 def has_room(agent: Agent) -> bool:
-    """Slots in use are rows, counted: a counter would drift with the first crash."""
-    if slots_in_use(agent) >= agent.scale:
+    """For one more from the line. Slots in use are rows, counted: a counter would drift with the first crash."""
+    return _has_room(agent, TAKEN)
+
+
+def has_room_again(agent: Agent, run: Run) -> bool:
+    """For a run of the agent that has lent its slot: those that have wanted theirs back for longer come first."""
+    longer = Q(slot_wanted_at__lt=run.slot_wanted_at) | Q(slot_wanted_at=run.slot_wanted_at, pk__lt=run.pk)
+    return _has_room(agent, SEATED | (Q(has_slot=True) & longer))
+
+
+def _has_room(agent: Agent, taken: Q) -> bool:
+    if Run.objects.filter(taken, agent=agent).count() >= agent.scale:
         return False
     cap = agent.workspace.scale
-    return cap is None or Run.objects.filter(workspace_id=agent.workspace_id, has_slot=True).count() < cap
+    return cap is None or _taken_in_all(agent.workspace_id, taken) < cap
+
+
+def _taken_in_all(workspace_id: int, taken: Q) -> int:
+    """Of those that want a slot of their agent back, only as many as it can give count for the whole workspace."""
+    rows = Run.objects.filter(taken, workspace_id=workspace_id, has_slot=True).order_by()
+    by_agent = rows.values("agent").annotate(taken=Count("pk"), scale=F("agent__scale"))
+    return sum(min(row["taken"], row["scale"]) for row in by_agent)
 
 
 def slots_in_use(agent: Agent) -> int:
-    return Run.objects.filter(agent=agent, has_slot=True).count()
+    return Run.objects.filter(SEATED, agent=agent).count()
 
 
 def length(agent: Agent) -> int:

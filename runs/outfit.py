@@ -5,23 +5,22 @@ from __future__ import annotations
 from django.conf import settings
 
 from agents.spec import AgentSpec
-from runs import attempt_keys, payloads
+from runs import agent_files, attempt_keys, payloads
 from runs.models import Attempt, Run
 from runs.sandbox.base import Spec
+from runs.secrets import NOTHING, Given
 
-WITH_GATEWAY = frozenset({"gateway", "open"})  # network policies with which the gateway is reached
 
-
-def spec_of(run: Run, attempt: Attempt, spec: AgentSpec, image: str) -> Spec:
+def spec_of(run: Run, attempt: Attempt, spec: AgentSpec, image: str, given: Given = NOTHING) -> Spec:
     return Spec(
         name=attempt.sandbox_name,
         image=image,
         network=spec.network,
         env=environment(run, spec),
         labels={"agentfleet.run": run.pk, "agentfleet.attempt": str(attempt.number)},
-        files=payloads.files(run),
-        secret_files={},
-        secret_env=gateway_access(attempt, spec),
+        files={**agent_files.files(run, spec), **payloads.files(run)},  # what happened wins
+        secret_files=given.files,
+        secret_env={**given.env, **gateway_access(attempt, spec)},
         memory=spec.memory,
         cpus=spec.cpus,
     )
@@ -29,11 +28,11 @@ def spec_of(run: Run, attempt: Attempt, spec: AgentSpec, image: str) -> Spec:
 
 def environment(run: Run, spec: AgentSpec) -> dict[str, str]:
     """Nothing secret: anybody who may ask the engine sees it."""
-    gateway = {"GATEWAY_URL": f"http://gateway:{settings.GATEWAY_PORT}"} if spec.network in WITH_GATEWAY else {}
+    gateway = {"GATEWAY_URL": f"http://gateway:{settings.GATEWAY_PORT}"} if spec.reaches_gateway else {}
     return {"AGENTFLEET_RUN": run.pk, "AGENTFLEET_AGENT": run.agent.name, **gateway}
 
 
 def gateway_access(attempt: Attempt, spec: AgentSpec) -> dict[str, str]:
-    if spec.network not in WITH_GATEWAY:
+    if not spec.reaches_gateway:
         return {}
     return {"SHUTDOWN_SECRET": attempt_keys.secret(attempt.run_id, attempt.number)}

@@ -179,4 +179,4 @@ def reset_breaker(agent: Agent) -> None:
 def tools_of(run: Run) -> list[str]:
     """The names of the tools the run's model has."""
     spec = run.version.shown() if run.version else run.agent.shown_spec
-    return [tool.name for tool in tools.offered(spec.tools)]
+    return [tool.name for tool in tools.of(spec)]

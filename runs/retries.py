@@ -23,10 +23,12 @@ KINDS: dict[str, Failure] = {
     "MODEL_REFUSED": "model",
 }
 
+SETUP = frozenset({"PREFLIGHT_FAILED", "HOOK_FAILED"})
+
 
 def kind_of(code: str) -> Failure | None:
     """Whose failure a code is; None for those that another attempt would only repeat."""
-    return "work" if code.startswith("EXIT_") else KINDS.get(code)
+    return "work" if code.startswith("EXIT_") or code in SETUP else KINDS.get(code)
 
 
 def delay(run: Run, spec: AgentSpec, attempt: Attempt, code: str) -> timedelta | None:

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
 
@@ -17,11 +16,10 @@ from agents import clock
 from agents.models import AgentFile
 from agents.redaction import Redactor
 from agents.spec import AgentSpec
-from runs import bells, events, leases, lifecycle, limits, outfit, reruns, retries
+from runs import bells, events, images, leases, lifecycle, limits, outfit, reruns, retries, secrets, signals, slots
 from runs.db import release_connection
 from runs.halt import Halt, Why
 from runs.leases import Lease, LeaseLost
-from runs.llm import keys
 from runs.models import Attempt, Run, SandboxState, WaitReason
 from runs.sandbox.base import Engine, Sandbox, SandboxGone
 
@@ -42,7 +40,7 @@ class Step:
         self.over = False  # the attempt has reached its end, mostly with its run
         self.progress_at = clock.now()  # when the model or a command last had something to say
         self.estimate = 0  # tokens that this step's model request sends
-        self.redactor = Redactor(keys.all_values())
+        self._redactor: Redactor | None = None
         self._starting: Future[Sandbox] | None = None
 
     @cached_property
@@ -61,6 +59,13 @@ class Step:
         attempt = Attempt.objects.filter(run_id=self.lease.run_id).order_by("-number").first()
         assert attempt is not None, "the claim makes the first attempt"
         return attempt
+
+    @property
+    def redactor(self) -> Redactor:
+        """Keeps out of what is stored whatever secret the sandbox may have; see `know_secrets`."""
+        if self._redactor is None:
+            self._redactor = secrets.redactor_of(self.attempt, self.run, self.__dict__.get("spec"))
+        return self._redactor
 
     @contextmanager
     def write(self, *new: events.New, progress: bool = True, release: bool = False, **sets: Any) -> Iterator[None]:
@@ -82,13 +87,21 @@ class Step:
                 bells.ring_run(self.lease.run_id, self.run.host_id)
         self.released = self.released or release
 
+    def conclude(self, output: str) -> None:
+        """The agent has stopped by itself: the work is done, or what it has said of its end is so."""
+        end = signals.conclusion(self.run)
+        if end.code:
+            self.give_up(end.code, end.message, exit_code=end.exit_code)
+        else:
+            self.finish(output, rerun=end.rerun)
+
     def finish(self, output: str, *also: events.New, exit_code: int | None = None, rerun: bool = False) -> None:
-        """The work is done. With `rerun`, or where a tool asked for it, there is more: the next run stands in line."""
+        """The work is done. With `rerun` there is more: the next run stands in line."""
         with transaction.atomic():
             lifecycle.finish(
                 self.lease, self.redactor.text(output), redactor=self.redactor, also=also, exit_code=exit_code
             )
-            if rerun or self.run.rerun_requested:  # a tool asked for it, in an earlier step
+            if rerun:
                 reruns.follow(self.run, self.spec)
         self.released = self.over = True
 
@@ -131,6 +144,12 @@ class Step:
                 self.close_request(lost_requests)
             self.wait(reason, events.New("pause", note), wake_at=wake_at)
 
+    def shut_down(self, error: dict[str, Any]) -> None:
+        """The agent itself has asked for it: the run has failed, and nothing follows."""
+        details = {**error, "iteration": self.run.turns}
+        lifecycle.fail(self.lease, error["code"], error["message"], redactor=self.redactor, details=details)
+        self.released = self.over = True
+
     def cancel(self) -> None:
         lifecycle.cancel(self.lease, redactor=self.redactor)
         self.released = self.over = True
@@ -166,6 +185,11 @@ class Step:
             Attempt.objects.filter(pk=self.attempt.pk).update(host=host_id)
         self.run.host_id = self.attempt.host_id = host_id
 
+    def stand_in_line(self) -> None:
+        """The command that waited is over, and its slot is another's now: the run goes on when it gets one."""
+        slots.give_up(self.lease)
+        self.released = True
+
     def release(self) -> None:
         leases.release(self.lease)
         self.released = True
@@ -184,10 +208,34 @@ class Step:
             return None
         return Sandbox(self.attempt.sandbox_name, self.attempt.sandbox_id)
 
+    @cached_property
+    def given(self) -> secrets.Given:
+        """The credentials of a sandbox that starts now. Raises secrets.Unusable."""
+        return secrets.resolve(self.spec, self.run.workspace.name) if self.spec.credentials else secrets.NOTHING
+
+    def check_credentials(self) -> None:
+        """Before anything is spent. Raises secrets.Unusable."""
+        _ = self.given
+
+    def know_secrets(self, sandbox: Sandbox) -> None:
+        """Before its output is read: what it really got may be older than what is stored now. Raises SandboxError."""
+        if secrets.are_given(self.spec) and secrets.learn(self.engine, sandbox, self.attempt.pk):
+            self._redactor = None
+
     def prepare_sandbox(self) -> str:
-        """The image to start from. Raises SandboxError before anything is spent."""
-        release_connection()  # the first time it may be made ready, which takes minutes
-        return self.engine.prepare_image(self.spec.image or settings.SANDBOX_IMAGE)
+        """The image to start from. Raises SandboxError, ImageBuilding, secrets.Unusable, before anything is spent."""
+        self.check_credentials()
+        assert self.run.version is not None, "the claim pins a version"
+        return images.ready(self.engine, self.host_id, self.run.version)
+
+    def wait_for_image(self, needed: images.Need) -> None:
+        """Park the run until its image is there, or cannot be had; the time does not count. It keeps its slot."""
+        wait = events.New("image.wait", {"image": needed.tag})
+        with transaction.atomic():
+            self.wait(WaitReason.RETRY, wait, wake_at=clock.now() + images.LOOK_AGAIN)
+            Attempt.objects.filter(pk=self.attempt.pk).update(image=needed.tag)
+        if images.decided(self.host_id, needed):  # in this very moment: whoever wakes had not seen it wait
+            lifecycle.wake(self.run.pk, WaitReason.RETRY)
 
     def sandbox_is_starting(self, image: str) -> None:
         """Commit, inside `write`, that the engine is about to be asked: whoever cleans up will look."""
@@ -200,8 +248,9 @@ class Step:
 
     def start_sandbox(self, image: str) -> Future[Sandbox]:
         """Ask the engine, on another thread. The step must not end before the future has: see `settle`."""
-        spec = outfit.spec_of(self.run, self.attempt, self.spec, image)
-        self._starting = _starters.submit(self.engine.start, spec)
+        spec = outfit.spec_of(self.run, self.attempt, self.spec, image, self.given)
+        secrets.note_use(self.given, self.run)
+        self._starting = _starters.submit(secrets.start, self.engine, spec, self.attempt.pk)
         return self._starting
 
     def note_sandbox(self, box: Future[Sandbox], *, release: bool = False) -> None:
@@ -210,6 +259,7 @@ class Step:
         self.halt.wait_first(box)
         if self.known_sandbox is None:
             sandbox = box.result()
+            self._redactor = None  # it may be one that stood already
             with self.write(events.New("sandbox.ready", {"id": sandbox.id}), release=release):
                 self.sandbox_runs(sandbox)
         elif release:

@@ -18,7 +18,8 @@ from django.db.models import Count, Q
 
 from agents import clock
 from agents.models import Agent
-from runs import approvals, lifecycle, line, queue, ticks
+from runs import agent_calls, approvals, lifecycle, line, locks, queue, slots, ticks, trigger_waits
+from runs.builds import Builder
 from runs.models import TERMINAL, Attempt, Host, Run, SandboxState, Status, WaitReason
 from runs.sandbox.base import Engine, SandboxError
 from runs.sandbox.cleanup import clean_up
@@ -30,6 +31,7 @@ HEARD = timedelta(seconds=1)  # what a doorbell has before the sweep looks itsel
 PUT_AWAY = (SandboxState.RUNNING, SandboxState.STARTING)  # starting: putting it away was begun, and failed
 LEFT_ALONE = timedelta(seconds=5)  # an ended run's own worker is removing its sandbox
 LOOK_AT_ENGINE_EVERY = 60.0  # seconds
+TIDY_LOCKS_EVERY = 30.0  # seconds
 
 
 class Worker(Protocol):
@@ -37,6 +39,7 @@ class Worker(Protocol):
 
     host_id: str
     engine: Engine
+    builder: Builder
 
     @property
     def free(self) -> int: ...
@@ -50,7 +53,8 @@ def sweep(worker: Worker) -> None:
     """One round. Each part stands alone: a run that cannot be handled must not stop the others."""
     for part in (
         end_leases_of_the_dead, wake_the_due, expire_approvals, fire_schedules, hand_steps, hand_work,
-        remove_leftovers, purge_deleted,
+        remove_leftovers, purge_deleted, tend_images, tidy_locks, settle_calls,
+        resume_waits, give_slots_back,
     ):  # fmt: skip
         try:
             part(worker)
@@ -104,7 +108,7 @@ def hand_work(worker: Worker) -> None:
     )
     waiting = counted_by_agent(Q(status=Status.PENDING) & open_lines)
     waiting += counted_by_agent(Q(status=Status.PROCESSING, has_slot=False))
-    busy = counted_by_agent(Q(has_slot=True, agent__in=waiting))
+    busy = counted_by_agent(line.TAKEN & Q(agent__in=waiting))
     room = worker.free
     # In any order: were it always the same, a full workspace could take the room of those behind it for ever.
     for agent in Agent.objects.filter(pk__in=waiting).order_by("?"):
@@ -168,8 +172,39 @@ def remove_unknown(engine: Engine) -> None:
             engine.remove_workspace(name)
 
 
+def tend_images(worker: Worker) -> None:
+    """Those that agents and runs of this host need."""
+    if worker.builder.has_work:
+        worker.hand(worker.builder.tend, "images")
+
+
 def purge_deleted(worker: Worker) -> None:
     """Runs somebody deleted, once nothing of them stands."""
     gone = Run.objects.filter(delete_requested_at__isnull=False, status__in=TERMINAL)
     for run_id in gone.order_by("delete_requested_at").values_list("pk", flat=True)[:50]:
         queue.purge(run_id)
+
+
+def settle_calls(worker: Worker) -> None:
+    """Callers that are parked for a call which is over go on; what a canceled caller has called is canceled."""
+    agent_calls.sweep()
+
+
+def resume_waits(worker: Worker) -> None:
+    """Runs whose event has come."""
+    trigger_waits.sweep()
+
+
+def give_slots_back(worker: Worker) -> None:
+    """Slots that were lent while a command waited, and are wanted again."""
+    slots.sweep()
+
+
+def tidy_locks(worker: Worker) -> None:
+    """Those that count for nothing any more."""
+    if time.monotonic() - _tidied_locks.get(worker.host_id, 0.0) > TIDY_LOCKS_EVERY:
+        _tidied_locks[worker.host_id] = time.monotonic()
+        locks.sweep()
+
+
+_tidied_locks: dict[str, float] = {}

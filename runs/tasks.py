@@ -8,7 +8,7 @@ from celery import shared_task
 
 from agents import clock
 from agents.models import Agent
-from runs import canaries, ticks, worker
+from runs import agent_calls, canaries, ticks, worker
 
 
 @shared_task(name="runs.tasks.look")
@@ -21,6 +21,12 @@ def look(run_id: str) -> None:
 def look_for_work(agent_id: str) -> None:
     """An agent's line: is there a slot for its first?"""
     worker.current().look_for_work(int(agent_id))
+
+
+@shared_task(name="runs.tasks.look_around")
+def look_around(run_id: str) -> None:
+    """A run and those it has to do with: who waits for whom, and who ends with whom."""
+    agent_calls.look_around(run_id)
 
 
 @shared_task(name="runs.tasks.tick")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import secrets
 import socket
 import threading
 import time
@@ -18,6 +17,7 @@ from concurrent.futures import Executor
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 
 from django.conf import settings
 from django.db import DatabaseError, connection
@@ -26,10 +26,25 @@ from pydantic import ValidationError
 
 from agents import clock, private_files
 from agents.ids import new_id
-from runs import bells, command_agent, engine, inbox, leases, lifecycle, limits, llm, sweep
+from runs import (
+    agent_calls,
+    bells,
+    builds,
+    command_agent,
+    engine,
+    inbox,
+    leases,
+    lifecycle,
+    limits,
+    llm,
+    secrets,
+    signals,
+    sweep,
+)
 from runs.bells import Bell
 from runs.db import release_connection
 from runs.halt import Halted, Why
+from runs.images import ImageBuilding
 from runs.leases import Lease, LeaseLost
 from runs.llm import ModelError, ModelUnavailable
 from runs.models import Host, Run, SandboxState, WaitReason
@@ -51,12 +66,15 @@ class Worker:
 
     def __init__(self, home: Path, *, threads: int, make_engine: Callable[[str], Engine]) -> None:
         self.owner = new_id("own")
-        self.host_id = private_files.write_once(home / "host_id", secrets.token_hex(6))
+        self.host_id = private_files.write_once(home / "host_id", token_hex(6))
         self.engine = make_engine(self.host_id)
         self.threads = threads
         self.stopping = threading.Event()
         self.home = home
         self._owners = home / "owners"
+        self.builder = builds.Builder(
+            self.engine, host_id=self.host_id, owner=self.owner, owners=self._owners, stopping=self.stopping
+        )
         self._lock = threading.Lock()
         self._steps: dict[str, Step] = {}
         self._given_up: list[Lease] = []  # of steps that the database failed in
@@ -90,6 +108,13 @@ class Worker:
         last = threading.Timer(GONE_AFTER, os._exit, [0])
         last.daemon = True
         last.start()
+
+    def leave(self) -> None:
+        """The last of this process: what it has made of this host for sandboxes goes, where none stands on it."""
+        try:
+            self.engine.remove_networks()
+        except SandboxError as error:
+            log.info("the networks of sandboxes stay: %s", error)
 
     @property
     def free(self) -> int:
@@ -156,10 +181,13 @@ class Worker:
         self._edge(what)
 
     def hear(self, bell: Bell) -> None:
-        if bell.task == "runs.tasks.look":
-            self.look(bell.subject)
-        else:
-            self.look_for_work(int(bell.subject))
+        match bell.task:
+            case "runs.tasks.look":
+                self.look(bell.subject)
+            case "runs.tasks.look_around":
+                agent_calls.look_around(bell.subject)
+            case _:
+                self.look_for_work(int(bell.subject))
 
     def _work(self, lease: Lease) -> None:
         step = Step(lease, self.engine, host_id=self.host_id)
@@ -339,24 +367,19 @@ def end_early(step: Step, error: Exception) -> None:
     """What each way of ending a step early means for the run. Raises LeaseLost, SandboxError."""
     match error:
         case Halted(why=Why.CANCEL):
-            attempt = step.attempt
-            release_connection()
-            stop_and_remove(step.engine, attempt)
-            step.cancel()
+            end_as_wished(step)
         case Halted(why=Why.DEADLINE | Why.IDLE as why):
             give_up(step, limits.timeout(step.run) if why is Why.DEADLINE else limits.idle(step.run, step.spec))
         case Halted(why=Why.STOPPING | Why.INTERRUPT):
             step.release()
         case Halted():
             log.info("%s goes on elsewhere", step.lease.run_id)
-        case Corrupt():
+        case Corrupt() | secrets.Unusable():
             step.fail(error.code, str(error))
         case ModelError():
             step.give_up(error.code, str(error), lost_requests=error.lost_requests)
-        case ModelUnavailable():
-            pause_or_fail(step, WaitReason.RATE_LIMIT, "MODEL_UNAVAILABLE", error)
-        case EngineDown():
-            pause_or_fail(step, WaitReason.RETRY, error.code, error)
+        case ModelUnavailable() | EngineDown() | ImageBuilding():
+            wait_for_machinery(step, error)
         case limits.Over() | SandboxError():
             give_up(step, error)
         case _:
@@ -364,10 +387,33 @@ def end_early(step: Step, error: Exception) -> None:
             step.fail("INTERNAL_ERROR", f"{type(error).__name__}: {error}")
 
 
+def end_as_wished(step: Step) -> None:
+    """The run's own wish to be shut down leaves its commands no time; a person's wish to cancel it does."""
+    wish = signals.shutdown_wish(step.lease.run_id)
+    attempt = step.attempt
+    release_connection()
+    if wish is None:
+        stop_and_remove(step.engine, attempt)
+        step.cancel()
+    else:
+        step.engine.remove(attempt.sandbox_name)
+        step.shut_down(wish)
+
+
 def give_up(step: Step, error: limits.Over | SandboxError) -> None:
     """A command agent that is out of time ends as `timeout` ends a program."""
     timed_out = step.spec.kind == "command" and error.code in {"TIMEOUT", "IDLE_TIMEOUT"}
     step.give_up(error.code, str(error), exit_code=command_agent.TIMED_OUT if timed_out else None)
+
+
+def wait_for_machinery(step: Step, error: ModelUnavailable | EngineDown | ImageBuilding) -> None:
+    match error:
+        case ImageBuilding():
+            step.wait_for_image(error.needed)
+        case ModelUnavailable():
+            pause_or_fail(step, WaitReason.RATE_LIMIT, "MODEL_UNAVAILABLE", error)
+        case EngineDown():
+            pause_or_fail(step, WaitReason.RETRY, error.code, error)
 
 
 def pause_or_fail(step: Step, reason: WaitReason, code: str, error: EngineDown | ModelUnavailable) -> None:

@@ -19,6 +19,7 @@ import yaml
 from agentfleet import up
 from agentfleet.client import Client
 from agents import private_files
+from runs.sandbox import firewall, network
 from tests.doubles.anthropic import MockAnthropic
 
 STARTS_WITHIN = 5.0  # seconds from the command to the supervisor's first file
@@ -84,6 +85,8 @@ class Box:
         for removal, names in ((["docker", "rm", "-f"], containers), (["docker", "volume", "rm", "-f"], volumes)):
             if names:
                 subprocess.run([*removal, *names], capture_output=True, check=True)
+        remove_networks(host_id.read_text().strip())
+        remove_images(host_id.read_text().strip())
 
     def up(self) -> None:
         words = ["up", "--host", self.host, "--port", "0", "--detach", *([] if self.restart else ["--no-restart"])]
@@ -241,6 +244,18 @@ def standing(run_id: str) -> list[str]:
     return [*containers, *volumes]
 
 
+def remove_networks(host_id: str) -> None:
+    """Those on which a sandbox stood when the last worker ended."""
+    listing = ["docker", "network", "ls", "--filter", f"label=agentfleet.host={host_id}", "--format", "{{.Name}}"]
+    names = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split()
+    for policy in network.LETTERS:
+        if network.name_of(policy, host_id) in names:
+            subprocess.run(
+                ["docker", "network", "rm", network.name_of(policy, host_id)], capture_output=True, check=True
+            )
+            firewall.remove(network.bridge_of(policy, host_id))
+
+
 def labelled(label: str) -> tuple[list[str], list[str]]:
     """The ids of all containers, and the names of all volumes, with that label."""
     lists = (["docker", "ps", "-aq"], ["docker", "volume", "ls", "-q"])
@@ -251,3 +266,14 @@ def labelled(label: str) -> tuple[list[str], list[str]]:
         for words in lists
     )
     return containers, volumes
+
+
+def remove_images(host_id: str) -> None:
+    """Those built for agents on that host."""
+    ours = ["--filter", f"label=agentfleet.built-by={host_id}"]
+    listed = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", *ours]
+    tags = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+    if tags:
+        named = [tag for tag in tags if "<none>" not in tag]
+        subprocess.run(["docker", "rmi", *named], capture_output=True, check=False)
+        subprocess.run(["docker", "image", "prune", "--force", *ours], capture_output=True, check=True)

@@ -184,7 +184,7 @@ class DrivenWorker(Worker):
         self.fake = engine
         self.rung = rung
         self.handed = Handed()
-        self._pool = self.handed
+        self._pool = self.builder.pool = self.handed
         (home / "owners").mkdir(exist_ok=True)
         self._hold_owner_file()
         self._seen()
@@ -194,10 +194,7 @@ class DrivenWorker(Worker):
         if not self.rung.bells:
             return False
         bell = self.rung.bells.pop(0)
-        if bell.task == "runs.tasks.look":
-            self.look(bell.subject)
-        else:
-            self.look_for_work(int(bell.subject))
+        self.hear(bell)
         return True
 
     def drive(self, run: Run, *, steps: int = 200) -> Run:

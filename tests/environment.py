@@ -7,6 +7,8 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 for name in list(os.environ):
     if name.startswith(("AGENTFLEET_", "ANTHROPIC_")):
         del os.environ[name]
@@ -14,3 +16,18 @@ home = tempfile.mkdtemp(prefix="agentfleet-test-")
 atexit.register(shutil.rmtree, home, ignore_errors=True)
 os.environ["AGENTFLEET_HOME"] = home
 os.environ["REDIS_URL"] = "redis://127.0.0.1:1/0"  # nobody there: a test that needs Redis starts its own
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--modules", default="", help="only tests of these modules, with commas; after a !: all others")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Two lanes may share what one mark selects."""
+    asked: str = config.getoption("--modules")
+    if not asked:
+        return
+    named = set(asked.removeprefix("!").split(","))
+    chosen = [item for item in items if (item.path.stem in named) != asked.startswith("!")]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen

@@ -76,7 +76,7 @@ def listings() -> list[str]:
 
 @pytest.mark.django_db(transaction=True)
 def test_no_listing_of_the_api_reads_what_runs_printed(worker: DrivenWorker) -> None:
-    _, token = ApiToken.issue(make_workspace(), "test")
+    _, token = ApiToken.issue(make_workspace(), "test", is_operators=True)
     agent = make_agent(turns=[{"tools": [bash("echo printed")]}, {"text": "done"}])
     for _ in range(3):
         worker.drive(submit(agent))

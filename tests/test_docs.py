@@ -31,7 +31,8 @@ from runs.llm import keys as model_keys
 from runs.llm import scripted
 from runs.models import KEEP_THE_SLOT, DeadLetter, Status, WaitReason
 from runs.sandbox.base import Engine, Spec
-from runs.sandbox.docker import run_flags
+from runs.sandbox.container import run_flags
+from runs.sandbox.network import Link
 from tests.conftest import DrivenWorker
 from tests.making import bash, make_agent, make_workspace, submit
 from webhooks.providers import github
@@ -50,18 +51,37 @@ README, AGENTS, STATES, SANDBOX, SECURITY, DEPLOYMENT, API = (
 NOT_OURS = {"PATH", "VERSION_CODENAME", "CELERY_SKIP_CHECKS"}
 # Given to commands in sandboxes, and not read by the server.
 GIVEN = {
-    "HOME", "AGENTFLEET_RUN", "AGENTFLEET_AGENT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
-    "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS",
+    "HOME", "AL_CREDENTIALS_PATH", "AGENTFLEET_RUN", "AGENTFLEET_AGENT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS",
 }  # fmt: skip
 # Other words in capitals that are no error codes.
 # Inside sandboxes.
+# Given to builds of images.
+IN_BUILD = {"GIT_SHA", "VERSION"}
+OF_GIT = {"GITHUB_TOKEN", "GH_TOKEN", "GIT_TERMINAL_PROMPT", "GIT_CONFIG_COUNT", "GIT_SSH_COMMAND"}
+OF_GIT |= {f"GIT_{who}_{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 IN_SANDBOX = {"AGENTFLEET_RECORDS", "AL_ENV_FILE", "AL_SIGNAL_DIR", "GATEWAY_URL", "SHUTDOWN_SECRET"}
-NOT_CODES = {*GIVEN, *NOT_OURS, *IN_SANDBOX, *runs.models.__all__, "ALL", "GET", "POST", "UTC"}
+# What Docker and iptables call their things.
+OF_NETWORKS = {"FORWARD", "INPUT", "IPAM"}
+NOT_CODES = {
+    *GIVEN,
+    *OF_NETWORKS,
+    *NOT_OURS,
+    *IN_SANDBOX,
+    *OF_GIT,
+    *IN_BUILD,
+    *runs.models.__all__,
+    "ALL",
+    "GET",
+    "POST",
+    "UTC",
+}
 
 TABLES: dict[str, type[keys.Table]] = {
     "The project's config.toml": keys.ProjectTable,
     "[model] and [models.name]": keys.ModelTable,
     "[local]": keys.LocalTable,
+    "[gateway]": keys.GatewayTable,
     "[webhooks.name]": keys.SourceTable,
     "The agent's settings": keys.AgentTable,
     "[limits]": keys.LimitsTable,
@@ -70,6 +90,8 @@ TABLES: dict[str, type[keys.Table]] = {
     "[coalesce]": keys.CoalesceTable,
     "[approvals]": keys.ApprovalsTable,
     "[task]": keys.TaskTable,
+    "[build]": keys.BuildTable,
+    "[locks]": keys.LocksTable,
     "[hooks]": keys.HooksTable,
     "[[preflight]]": keys.PreflightTable,
     "Front matter of SKILL.md": keys.FrontMatter,
@@ -248,6 +270,7 @@ def test_every_key_of_a_folder_is_told_and_no_other(heading: str) -> None:
         ("The agent's settings", keys.LATER_IN_AGENT),
         ("The project's config.toml", keys.LATER_IN_PROJECT),
         ("[local]", keys.LATER_IN_LOCAL),
+        ("[gateway]", keys.LATER_IN_GATEWAY),
     ],
 )
 def test_what_is_not_yet_carried_out_is_said_to_be(heading: str, later: frozenset[str]) -> None:
@@ -261,11 +284,16 @@ def test_defaults_are_those_of_the_definition() -> None:
         told = {named(row[0])[0]: row[2] for row in rows(AGENTS, heading)}
         assert told == {field.name: in_a_cell(getattr(table, field.name)) for field in fields(table)}, heading
     said = {name: row[2].strip("`") for row in rows(AGENTS, "The agent's settings") for name in named(row[0])}
-    for key in ("timezone", "scale", "priority", "sandbox", "kind", "retry", "overlap"):
+    for key in ("timezone", "scale", "priority", "sandbox", "kind", "retry", "overlap", "memory", "cpus"):
         assert said[key] == str(getattr(spec, key)), key
     assert said["maxWorkQueueSize"] == f"the project's, else {spec.max_work_queue}"
-    [reruns] = (row[2] for row in rows(AGENTS, "The project's config.toml") if named(row[0]) == ["maxReruns"])
-    assert reruns == str(spec.max_reruns)
+    projects = {name: row[2] for row in rows(AGENTS, "The project's config.toml") for name in named(row[0])}
+    locks = {name: row[2] for row in rows(AGENTS, "[locks]") for name in named(row[0])}
+    assert projects["maxReruns"] == str(spec.max_reruns)
+    assert projects["maxCallDepth"] == str(spec.max_call_depth)
+    assert projects["defaultWaitTimeout"] == str(spec.trigger_wait_seconds)
+    assert projects["resourceLockTimeout"] == locks["seconds"] == str(spec.lock_seconds)
+    assert locks["one_at_a_time"] == str(spec.one_lock).lower()
 
 
 def in_a_cell(default: Any) -> str:
@@ -377,7 +405,8 @@ def test_the_contract_of_a_sandbox_is_told_verb_by_verb() -> None:
 
 def test_what_a_container_is_given_is_told() -> None:
     spec = Spec(name="any", image="any")
-    flags = {flag.partition("=")[0] for flag in run_flags(spec, "host") if flag.startswith("--")}
+    link = Link("any", {"any": "any"}, ["any"], ["any"])
+    flags = {flag.partition("=")[0] for flag in run_flags(spec, "host", link) if flag.startswith("--")}
     assert set(first_column(SANDBOX, "What a container is given")) == flags
     said = section(SANDBOX, "What a container is given")
     assert f"{spec.pids}, {spec.memory}, {spec.cpus}" in said

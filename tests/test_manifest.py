@@ -173,6 +173,7 @@ def test_the_second_generation_is_read() -> None:
             network="open",
             hooks_pre=("git --version",),
             hooks_post=("rm -rf /tmp/site",),
+            lock_seconds=900,
         ),
     )
 
@@ -784,17 +785,104 @@ def test_the_folders_word_on_the_network_counts_before_ours_and_the_callers(
     assert dev(make_files(settings, project=project), network=asked).network == network
 
 
+# What the seed says for a whole project, and an agent for itself
+
+
+def test_a_project_speaks_for_its_agents_and_an_agent_for_itself() -> None:
+    project = """
+maxTriggerDepth = 5
+maxReruns = 4
+defaultWaitTimeout = 60
+resourceLockTimeout = 120
+build.args = {GO = "1.24", NODE = "20"}
+locks = {one_at_a_time = true}
+local = {memory = "2g", cpus = 1}
+"""
+    own = """
+maxCallDepth = 1
+maxReruns = 2
+defaultWaitTimeout = 30
+locks = {seconds = 7, one_at_a_time = false}
+memory = "512M"
+cpus = 0.5
+build_args = {NODE = "22"}
+"""
+    silent, spoken = dev(make_files(project=project)), dev(make_files(own, project=project))
+
+    assert (silent.max_call_depth, silent.max_reruns, silent.trigger_wait_seconds) == (5, 4, 60)
+    assert (silent.lock_seconds, silent.one_lock, silent.memory, silent.cpus) == (120, True, "2g", 1.0)
+    assert silent.build_args == {"GO": "1.24", "NODE": "20"}
+    assert (spoken.max_call_depth, spoken.max_reruns, spoken.trigger_wait_seconds) == (1, 2, 30)
+    assert (spoken.lock_seconds, spoken.one_lock, spoken.memory, spoken.cpus) == (7, False, "512M", 0.5)
+    assert spoken.build_args == {"GO": "1.24", "NODE": "22"}
+
+
+@pytest.mark.parametrize(
+    ("project", "seconds"),
+    [
+        ("", 1800),
+        ("gateway.lockTimeout = 10", 10),
+        ("gateway.lockTimeout = 10\nresourceLockTimeout = 20", 20),
+        ("gateway.lockTimeout = 10\nresourceLockTimeout = 20\nlocks.seconds = 30", 30),
+    ],
+)
+def test_the_newest_word_for_how_long_locks_last_wins(project: str, seconds: int) -> None:
+    assert dev(make_files(project=project)).lock_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("memory = '1m'", "memory must be a size of at least 6m, such as 512m or 4g"),
+        ("memory = 'much'", "memory must be a size of at least 6m, such as 512m or 4g"),
+        ("cpus = 0", "cpus must be more than 0"),
+        ("locks.seconds = 0", "locks.seconds must be 1 or more"),
+        ("locks.one = true", "unknown key locks.one"),
+        ("build.args.GO = 1", "build.args.GO must be text, not a number"),
+        ("lock.seconds = 3", "unknown key lock: did you mean locks?"),
+    ],
+)
+def test_limits_of_sandboxes_and_locks_are_checked(settings: str, message: str) -> None:
+    assert faults(make_files(settings)) == [f"agents/dev/config.toml:1: {message}"]
+
+
+def test_a_test_script_stands_in_the_models_place() -> None:
+    files = {"agents/dev/config.toml": b"", "agents/dev/test-script.sh": b"exit 42\n"}
+
+    spec = dev(files)
+
+    assert (spec.kind, spec.models) == ("command", ())
+    assert "test-script.sh" in spec.command
+    assert faults(files | {"agents/dev/config.toml": b"kind = 'model'"}) != []
+
+
+def test_a_projects_shared_files_reach_each_agent_and_its_own_win() -> None:
+    more = {"shared/a.md": "ours", "shared/b.md": "ours", "agents/dev/shared/b.md": "mine", "sharedish/c": "no"}
+
+    files = parse(make_files(more=more), project="p", network="none").project.files["dev"]
+
+    assert {path: content for path, content in files.items() if path.startswith("shared")} == {
+        "shared/a.md": b"ours",
+        "shared/b.md": b"mine",
+    }
+
+
+def test_an_agent_of_an_old_project_may_be_called_shared() -> None:
+    files = make_files(more={"shared/agent-config.toml": "", "shared/ACTIONS.md": "Text"})
+
+    read = parse(files, project="p", network="none").project
+
+    assert [agent.name for agent in read.agents] == ["dev", "shared"]
+    assert "shared/ACTIONS.md" not in read.files["dev"]
+
+
 # Warnings
 
 
 def test_known_features_that_nothing_carries_out_are_warnings() -> None:
     assert [str(warning) for warning in read("current", network="gateway").warnings] == [
-        "Dockerfile: is not yet built: name an image in the agents' settings",
-        "agents/dev/Dockerfile: is not yet built: name an image in the agent's settings",
-        "agents/dev/config.toml:2: credentials: accepted, but not yet carried out",
         "agents/dev/config.toml:3: no provider of its models (openai) can be asked yet: its runs will fail",
         "agents/fixer/config.toml:1: no provider of its models (openai) can be asked yet: its runs will fail",
-        "agents/fixer/config.toml:3: hooks: accepted, but not yet carried out",
         "agents/fixer/config.toml:10: runtime: accepted, but not yet carried out",
         "agents/night/config.toml:2: no provider of its models (openai) can be asked yet: its runs will fail",
         "config.toml:3: historyRetentionDays: accepted, but not yet carried out",
@@ -802,13 +890,13 @@ def test_known_features_that_nothing_carries_out_are_warnings() -> None:
     ]
 
 
-@pytest.mark.parametrize("network", ["open", "allowlist"])
-def test_a_network_that_cannot_be_had_yet_is_a_warning_whoever_asks_for_it(network: str) -> None:
-    told = f"network {network} cannot be had yet: the agent's runs will fail"
+def test_a_network_that_cannot_be_had_yet_is_a_warning_whoever_asks_for_it() -> None:
+    told = "network allowlist cannot be had yet: the agent's runs will fail"
 
-    asked = parse(make_files(), project="p", network=network).warnings
+    asked = parse(make_files(), project="p", network="allowlist").warnings
     assert [str(warning) for warning in asked] == [f"agents/dev/config.toml: {told}"]
-    assert warnings(make_files(f"network = '{network}'")) == [f"agents/dev/config.toml:1: {told}"]
+    assert warnings(make_files("network = 'allowlist'")) == [f"agents/dev/config.toml:1: {told}"]
+    assert warnings(make_files("network = 'open'")) == []
 
 
 def test_an_agent_whose_second_model_can_be_asked_is_no_warning() -> None:
@@ -847,8 +935,6 @@ def test_features_of_a_whole_project_are_warnings() -> None:
 
     assert warnings(make_files(project=project)) == [
         "config.toml:1: telemetry: accepted, but not yet carried out",
-        "config.toml:3: local.memory: accepted, but not yet carried out",
-        "config.toml:4: local.cpus: accepted, but not yet carried out",
         "config.toml:5: local.enabled: accepted, but not yet carried out",
         "config.toml:6: agents: accepted, but not yet carried out",
         "config.toml:8: cloud: accepted, but not yet carried out",

@@ -282,7 +282,7 @@ class HastyEngine(socketserver.StreamRequestHandler):
                 frames = [b"\x01\0\0\0\0\0\0\x07line 1\n", b"\x02\0\0\0\0\0\0\x07exit 0\n"]
                 self.request.sendall(b"HTTP/1.1 101 UPGRADED\r\nUpgrade: tcp\r\n\r\n" + b"".join(frames))
                 return
-            body = b'{"ApiVersion": "1.41", "Id": "1"}'
+            body = b"[]" if "/networks" in request else b'{"ApiVersion": "1.41", "Id": "1"}'
             head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             self.request.sendall(head.encode() + body)
 

@@ -41,9 +41,10 @@ WEBHOOK = {
 
 def make_spec(**changes: Any) -> AgentSpec:
     instructions = "# Dev\n\nYou fix issues.\n\nUse `rlock` on <issue>.\n"
-    return AgentSpec(**{"name": "dev", "instructions": instructions, **changes})
+    return AgentSpec(**{"name": "dev", "instructions": instructions, "network": "none", **changes})
 
 
+PROGRAM = make_spec(kind="command", command="./work", network="gateway", tools=())
 CASES: dict[str, tuple[AgentSpec, Trigger, dict[str, Any]]] = {
     "schedule": (make_spec(), Trigger("schedule", {"scheduledFor": "2026-11-20T10:00:00.000Z"}), {}),
     "manual": (make_spec(), Trigger("manual", {}), {}),
@@ -60,7 +61,11 @@ CASES: dict[str, tuple[AgentSpec, Trigger, dict[str, Any]]] = {
         Trigger("schedule", {}),
         {},
     ),
-    "skills": (make_spec(), Trigger("schedule", {}), {"skills": ["call", "lock"]}),
+    "skills": (
+        make_spec(network="gateway", lock_seconds=600),
+        Trigger("schedule", {}),
+        {"agents": ["planner", "reviewer: Reads pull requests."]},
+    ),
     "credentials": (
         make_spec(),
         Trigger("schedule", {}),
@@ -127,10 +132,17 @@ def test_a_changed_prompt_says_what_changed_and_how_to_keep_it(tmp_path: Path, m
 def test_blocks_stand_in_their_order_and_each_once(name: str) -> None:
     spec, trigger, options = CASES[name]
     opened = re.findall(r"(?m)^<([a-z-]+)>$", begin(trigger, spec, **options))
-    skills = [f"skill-{skill}" for skill in options.get("skills", [])]
-    always = [block for block in BLOCKS if not block.startswith("skill-") or block in skills]
+    always = [block for block in BLOCKS if not block.startswith("skill-") or spec.network == "gateway"]
     assert opened[: len(always)] == always
     assert opened[len(always) :] in ([], ["webhook-trigger"], ["agent-call"], ["user-prompt"])
+
+
+def test_who_cannot_reach_the_gateway_is_told_of_nothing_behind_it() -> None:
+    schedule = Trigger("schedule", {})
+    for spec in (make_spec(network="allowlist"), make_spec(network="gateway", tools=("read", "ask"))):
+        assert not re.search("rlock|al-call|al-shutdown", begin(schedule, spec))
+    for spec in (make_spec(network="open"), make_spec(network="gateway", tools=("bash",)), PROGRAM):
+        assert all(word in begin(schedule, spec) for word in ("rlock-heartbeat", "al-wait", "al-shutdown"))
 
 
 def test_instructions_are_the_systems_words_and_come_last_in_them() -> None:
@@ -164,10 +176,10 @@ def test_config_and_payloads_are_json_on_one_line() -> None:
 def test_building_changes_nothing_and_gives_the_same_again() -> None:
     spec, context = make_spec(params={"a": [1]}), copy.deepcopy(WEBHOOK)
     trigger = Trigger("webhook", context)
-    first = prompt.build(spec, trigger, given=["x"], skills=["lock"])
+    first = prompt.build(spec, trigger, given=["x"], agents=["y"])
     kept = copy.deepcopy(first)
     first[0]["parts"].append({"type": "text", "text": "changed by its owner"})
-    assert prompt.build(spec, trigger, given=["x"], skills=["lock"]) == kept
+    assert prompt.build(spec, trigger, given=["x"], agents=["y"]) == kept
     assert context == WEBHOOK
     assert spec == make_spec(params={"a": [1]})
 

@@ -249,3 +249,15 @@ def test_without_secrets_everything_is_given_back_as_it_is() -> None:
     value = {"a": ["b"]}
     assert Redactor().json(value) is value
     assert Redactor().text("x") == "x"
+
+
+@pytest.mark.parametrize("width", [64, 76])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_keys_base64_in_lines_does_not_come_out(width: int, end: str) -> None:
+    """As `base64 file` and `openssl base64 -in file` print it."""
+    key = "\n".join(
+        ["-----BEGIN KEY-----", *(f"line {n} of a key that has some" for n in range(9)), "-----END KEY-----"]
+    )
+    encoded = base64.b64encode(f"{key}{end}".encode()).decode()
+    lines = [encoded[at : at + width] for at in range(0, len(encoded), width)]
+    assert Redactor([key]).text("\n".join(lines)) == "\n".join([MARK] * len(lines))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from agents.ids import new_id
+from runs.sandbox import ready
 from runs.sandbox.base import (
     Command,
     Ending,
@@ -254,6 +255,69 @@ def test_files_are_there_before_the_first_command(engine: Engine, name: str) -> 
     assert whole(engine.exec(box, sh("cat trigger.json")))[0] == b'{"n": 1}'
 
 
+# Everything that a shell, a quoting or a text would change, all 256 bytes, and more than one word of a script holds.
+SECRETS = {
+    "github_token/default/token": b"ghp_'\"$HOME`id`\\%s\n\n",
+    "git_ssh/a b/id_rsa": bytes(range(256)) * 300,
+    "empty/default/field": b"",
+}
+SECRET_ENV = {"TOKEN": "a b'\"$HOME`id`\\%s\n é\n", "d": "/elsewhere", "child": "1", "timeout": "0", "R": "/nowhere"}
+WHERE = 'cd "${AL_CREDENTIALS_PATH:-/credentials}"; '
+
+
+def test_secrets_arrive_whole_and_are_said_again(engine: Engine, name: str) -> None:
+    box = engine.start(Spec(name=name, image=IMAGE, secret_files=SECRETS, secret_env=SECRET_ENV))
+    for number, (path, content) in enumerate(SECRETS.items()):
+        assert whole(engine.exec(box, sh(f"{WHERE}cat '{path}'", call=f"1-{number}")))[0] == content
+    printed, _ = whole(engine.exec(box, sh('printf "%s|" "$TOKEN" "$d" "$child" "$timeout" "$R"', call="2-0")))
+    assert printed.decode() == "".join(f"{value}|" for value in SECRET_ENV.values())
+    assert engine.read_secrets(box) == SECRETS | {f"${key}": value.encode() for key, value in SECRET_ENV.items()}
+
+
+def test_names_of_a_users_variables_are_not_the_keepers(engine: Engine, name: str) -> None:
+    """They are those that the keeper has for the record, the process, the deadline and the place of everything."""
+    box = engine.start(Spec(name=name, image=IMAGE, secret_env=SECRET_ENV))
+    command = sh("echo once >> log; cat log; exit 7")
+    for offset in (0, 2):
+        assert whole(engine.exec(box, command, offset=offset)) == (b"once\n"[offset:], Outcome(Ending.EXITED, 7))
+
+
+def test_a_sandbox_that_is_adopted_keeps_the_secrets_it_got(engine: Engine, name: str) -> None:
+    box = engine.start(Spec(name=name, image=IMAGE))
+    assert engine.read_secrets(box) == {}
+    for value in (b"first", b"second"):
+        spec = Spec(name=name, image=IMAGE, secret_files={"a/b": value}, secret_env={"TOKEN": value.decode()})
+        assert engine.start(spec) == box
+        assert engine.read_secrets(box) == {"a/b": b"first", "$TOKEN": b"first"}
+    assert whole(engine.exec(box, sh(f"{WHERE}cat a/b; echo $TOKEN")))[0] == b"firstfirst\n"
+    engine.remove(name)
+    again = engine.start(Spec(name=name, image=IMAGE))
+    assert engine.read_secrets(again) == {}
+    with pytest.raises(SandboxGone):
+        engine.read_secrets(box)
+
+
+@pytest.mark.parametrize(
+    ("files", "env"),
+    [({"../x": b""}, {}), ({"/etc/x": b""}, {}), ({"": b""}, {}), ({}, {"A B": "x"}), ({}, {"A": "x\0"})],
+)
+def test_secrets_that_cannot_be_given_are_refused(
+    engine: Engine, name: str, files: dict[str, bytes], env: dict[str, str]
+) -> None:
+    with pytest.raises(Refused):
+        engine.start(Spec(name=name, image=IMAGE, secret_files=files, secret_env=env))
+
+
+@pytest.mark.parametrize("signal", ["exit", "rerun", "return"])
+def test_a_signal_is_noticed_when_its_command_ends(engine: Engine, box: Sandbox, signal: str) -> None:
+    quiet = sh('mkdir -p "$AL_SIGNAL_DIR"; echo busy >"$AL_SIGNAL_DIR/status"', call="1-0")
+    assert whole(engine.exec(box, quiet))[1] == Outcome(Ending.EXITED, 0)
+    loud = sh(f'echo 15 >"$AL_SIGNAL_DIR/{signal}"; exit 3', call="2-0")
+    assert whole(engine.exec(box, loud))[1] == Outcome(Ending.EXITED, 3, signals=True)
+    late = sh("sleep 60", call="3-0", timeout=1)
+    assert whole(engine.exec(box, late))[1] == Outcome(Ending.TIMEOUT, 143, signals=True)
+
+
 def test_a_missing_image_is_named(engine: Engine, name: str) -> None:
     with pytest.raises(ImageMissing, match="no-such-image"):
         engine.start(Spec(name=name, image="no-such-image:1"))
@@ -316,6 +380,65 @@ def test_a_keeper_that_is_killed_is_a_lost_command(docker: DockerEngine) -> None
 def test_docker_refuses_a_policy_it_cannot_carry_out(docker: DockerEngine) -> None:
     with pytest.raises(Refused, match="allowlist"):
         docker.start(Spec(name="agentfleet-test-refused", image=IMAGE, network="allowlist"))
+
+
+@pytest.mark.engine
+def test_a_containers_secrets_are_in_no_record_and_cannot_be_changed(docker: DockerEngine) -> None:
+    name = f"agentfleet-test-{new_id('box')}"
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(docker.remove_workspace, name)
+        cleanup.callback(docker.remove, name)
+        files, env = {"github_token/default/token": b"ghp_hidden"}, {"TOKEN": "env_hidden"}
+        box = docker.start(Spec(name=name, image=IMAGE, secret_files=files, secret_env=env))
+        assert "_hidden" not in str(docker._client.inspect_container(name))
+        tries = [
+            "cat /credentials/github_token/default/token; echo $TOKEN; cat /run/agentfleet/given",
+            "rm -rf /credentials/* /run/agentfleet/env /run/agentfleet/given",
+            "echo x >/credentials/github_token/default/token",
+            "touch /credentials/x /credentials/github_token/x",
+            "mv /run/agentfleet/env /run/agentfleet/x",
+            "echo x >/run/agentfleet/env",
+        ]
+        output, _ = whole(docker.exec(box, sh("\n".join(f"({line}) 2>/dev/null" for line in tries))))
+        assert output == b"ghp_hiddenenv_hidden\n"
+        assert docker.read_secrets(box) == files | {"$TOKEN": b"env_hidden"}
+        forged = docker.start(Spec(name=f"{name}-2", image=IMAGE))
+        cleanup.callback(docker.remove_workspace, forged.name)
+        cleanup.callback(docker.remove, forged.name)
+        whole(docker.exec(forged, sh("""echo '{"$TOKEN": "eA=="}' >/run/agentfleet/given""")))
+        assert docker.read_secrets(forged) == {}
+        again, _ = whole(docker.exec(box, sh("cat /credentials/*/*/*; echo $TOKEN", call="2-0")))
+        assert again == b"ghp_hiddenenv_hidden\n"
+
+
+@pytest.mark.engine
+def test_every_image_gets_the_commands_first_in_its_path(docker: DockerEngine) -> None:
+    name = f"agentfleet-test-{new_id('box')}"
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(docker.remove_workspace, name)
+        cleanup.callback(docker.remove, name)
+        box = docker.start(Spec(name=name, image=IMAGE, files={"notes.md": b"hello"}))
+        asked = "command -v rlock; ls -ln /app/bin/rlock; cat /app/static/notes.md; touch /app/bin/x || echo no"
+        output, _ = whole(docker.exec(box, sh(f"({asked}) 2>/dev/null")))
+        path, listed, *rest = output.decode().splitlines()
+        assert path == "/app/bin/rlock"
+        assert listed.split()[:4] == ["-rwxr-xr-x", "1", "0", "0"]
+        assert rest == ["hellono"]
+
+
+@pytest.mark.engine
+def test_an_image_made_ready_by_another_version_is_made_ready_again(
+    docker: DockerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = docker.prepare_image(IMAGE)
+    assert docker.prepare_image(before) == before
+    monkeypatch.setattr(ready, "version", lambda: "0" * 16)
+    monkeypatch.setattr(docker, "_ready", {})
+    after = docker.prepare_image(before)
+    try:
+        assert after not in {before, IMAGE}
+    finally:
+        docker._client.remove_image(after)
 
 
 @pytest.mark.engine

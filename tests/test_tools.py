@@ -20,6 +20,7 @@ from runs.hands import WHOLE, Excerpt
 from runs.sandbox.base import Command, Engine, Sandbox, Spec
 from runs.sandbox.docker import DockerEngine
 from runs.sandbox.fake import FakeEngine
+from runs.sandbox.ready import BIN
 from runs.tools import patterns
 from runs.tools.base import RESULT_CHARACTERS, RESULT_LINES, Asks, Finished, Result, ToolFailed, shorten
 from runs.tools.grep import extended
@@ -110,7 +111,7 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
     def box(kind: str) -> Box:
         if kind not in started:
             engine = docker if kind == "docker" else FakeEngine(tmp_path_factory.mktemp("fake"), images=(IMAGE,))
-            env = {} if kind == "docker" else {"PATH": plain_path(tmp_path_factory.mktemp("bin"))}
+            env = {} if kind == "docker" else {"PATH": f"{BIN}:{plain_path(tmp_path_factory.mktemp('bin'))}"}
             spec = Spec(name=f"agentfleet-test-{new_id('box')}", image=IMAGE, env=env)
             started[kind] = Box(engine, engine.start(spec))
         return started[kind]
@@ -210,6 +211,11 @@ def test_exports_in_env_sh_last_and_variables_do_not(here: Here) -> None:
     assert told(here, "bash", command='echo "[$KEPT] [$GONE] [$gone]"') == "[a b] [] []\n"
     told(here, "bash", command="echo 'export KEPT=again' >> $AL_ENV_FILE; exit 0")
     assert told(here, "bash", command='echo "[$KEPT]"') == "[again]\n"
+
+
+def test_setenv_sets_a_variable_for_this_command_and_all_later_ones(here: Here) -> None:
+    assert told(here, "bash", command="setenv REPO 'it'\\''s a/b' N 7; echo \"$REPO\"") == "set 2 variables\nit's a/b\n"
+    assert told(here, "bash", command='echo "[$REPO] [$N]"') == "[it's a/b] [7]\n"
 
 
 @pytest.mark.engine

@@ -17,7 +17,7 @@ from agents.pages import change_url, moment, preformatted, pretty
 from agents.tables import BigTable, ReadOnly
 from runs import dashboard
 from runs.models import Run
-from webhooks import agents_admin, dead_letters_admin  # noqa: F401 - they register agents and dead letters
+from webhooks import agents_admin, credentials_admin, dead_letters_admin  # noqa: F401 - they register agents and the like
 from webhooks.models import Delivery, Source
 
 BODY_SHOWN = 256 * 1024  # bytes

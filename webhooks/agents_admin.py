@@ -20,6 +20,7 @@ from runs import queue
 from runs.facts import COLORS, code_of
 from runs.models import Run
 from webhooks.agents_form import EditAgent, NewAgent
+from webhooks.agents_images import AgentImages, BuildAgain, BuildLog
 from webhooks.agents_pages import (
     STATES,
     AgentPage,
@@ -121,6 +122,9 @@ class AgentAdmin(Operated, ModelAdmin):
         return [
             page(self, "<str:object_id>/edit/", EditAgent),
             page(self, "<str:object_id>/reset/", ResetAgent),
+            page(self, "<str:object_id>/images/", AgentImages),
+            page(self, "<str:object_id>/images/<int:build>/log/", BuildLog),
+            page(self, "<str:object_id>/images/build/", BuildAgain),
             *super().get_urls(),
         ]
 

@@ -21,7 +21,7 @@ from unfold.widgets import (
 )
 
 from agents import schedule
-from agents.models import NAME_LENGTH, Agent, AgentFile, Workspace, valid_name
+from agents.models import NAME_LENGTH, Agent, Workspace, valid_name
 from agents.pages import LARGEST, Page, Refused, change_url, plain_lines
 from agents.spec import AgentSpec, ModelSpec, ProjectSpec
 from webhooks import projects
@@ -149,7 +149,7 @@ class WriteAgent(Page, FormView):  # type: ignore[type-arg]
     def save(self, form: AgentForm) -> Agent:
         spec = form.spec()
         workspace = self.known.workspace if self.known else Workspace.default()
-        files = files_of(self.known) if self.known else {}
+        files = projects.files_of(self.known) if self.known else {}
         with transaction.atomic():
             Workspace.objects.select_for_update(no_key=True).get(pk=workspace.pk)
             if self.known is None and Agent.objects.filter(workspace=workspace, name=spec.name).exists():
@@ -198,8 +198,3 @@ class EditAgent(OfAgent, WriteAgent):
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return super().get_context_data(verb="Save", back=change_url(self.row), **kwargs)
-
-
-def files_of(agent: Agent) -> dict[str, bytes]:
-    files = AgentFile.objects.filter(version=agent.version_id)
-    return {path: bytes(content) for path, content in files.values_list("path", "content")}

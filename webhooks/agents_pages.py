@@ -18,7 +18,7 @@ from agents.ids import new_id
 from agents.models import Agent, AgentEvent, AgentFile
 from agents.pages import LARGEST, Deed, PageOfRow, Refused, change_url, length, moment, plain_lines, pretty
 from agents.spec import AgentSpec, Approvals, Breaker, Limits
-from runs import queue
+from runs import images_admin, queue
 from runs.facts import COLORS, code_of, duration
 from runs.lifecycle import Cause
 from runs.models import Run, Status, TriggerKind
@@ -139,6 +139,7 @@ class AgentPage(OfAgent, TemplateView):
             fires=next_fires(agent, FIRES_SHOWN),
             runs=recent_runs(agent),
             events=recent_events(agent),
+            images=images_admin.of(agent),
             dead_letters=unreplayed(agent),
             dead_letters_url=list_url(agent.pk),
             now=clock.now(),

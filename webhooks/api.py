@@ -8,16 +8,18 @@ from dataclasses import asdict
 from typing import Any
 
 from drf_spectacular.utils import extend_schema, inline_serializer
+from pydantic import ValidationError
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from agents import manifest
+from agents.manifest import checks, export
 from runs.api.auth import workspace_of
 from runs.api.errors import ApiError
 from runs.api.tasks import ERROR, Strict
-from webhooks import projects
+from webhooks import credentials, projects
 
 
 class Bundle(Strict):
@@ -38,7 +40,26 @@ APPLIED = inline_serializer(
 )
 
 
+EXPORTED = inline_serializer(
+    "Exported", {"project": serializers.CharField(), "files": serializers.DictField(child=serializers.CharField())}
+)
+
+
 class Projects(APIView):
+    @extend_schema(responses={200: EXPORTED, 404: ERROR})
+    def get(self, request: Request, name: str) -> Response:
+        """The folder that this project's agents and sources could come from: path to base64."""
+        try:
+            project = projects.stored(workspace_of(request), "" if name == checks.IN_ADMIN else name)
+        except projects.NoProject as error:
+            raise ApiError(404, "PROJECT_NOT_FOUND", str(error)) from error
+        except ValidationError as error:
+            raise ApiError(
+                409, "DEFINITION_UNREADABLE", "a stored definition cannot be read: apply it again"
+            ) from error
+        files = {path: base64.b64encode(content).decode() for path, content in export.files_of(project).items()}
+        return Response({"project": project.name, "files": files})
+
     @extend_schema(request=Bundle, responses={200: APPLIED, 400: ERROR, 409: ERROR})
     def put(self, request: Request, name: str) -> Response:
         """Make this project's agents and sources match its folder."""
@@ -54,7 +75,9 @@ class Projects(APIView):
             raise ApiError(400, "INVALID_PROJECT", f"the project has {len(faults)} faults", faults) from error
         except projects.NameTaken as error:
             raise ApiError(409, "NAME_TAKEN", str(error)) from error
-        return Response({**asdict(changes), "warnings": [asdict(warning) for warning in reading.warnings]})
+        told = credentials.warnings(workspace_of(request), reading.project)
+        warnings = [asdict(warning) for warning in (*reading.warnings, *told)]
+        return Response({**asdict(changes), "warnings": warnings})
 
 
 def decoded(path: str, content: str) -> bytes:

@@ -6,19 +6,21 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import QuerySet
 
 from agents import clock, storable
 from agents.models import Agent
-from runs import intake
+from runs import intake, trigger_waits
 from runs.intake import Delivered
 from runs.lifecycle import Cause
 from runs.models import Run, TriggerKind
 from webhooks import matching
 from webhooks.models import Delivery, Source, Trigger
 from webhooks.providers.base import Event, Ignored
+from webhooks.waits import Arrived
 
 SAME_WITHIN = timedelta(hours=24)
 # Signatures and sessions prove something to whoever reads them again later.
@@ -53,16 +55,19 @@ class Received:
 
 @transaction.atomic
 def dispatch(received: Received, event: Event) -> Outcome:
-    """The delivery, and a pending run for every trigger that matches."""
+    """The delivery, and for each agent its run that waits for it, or a pending run for every trigger that matches."""
     if (first := started_before(received, event)) is not None:
         repeat = keep(received, event, duplicate_of=first, reason="the same signed body has started its runs already")
         started = Run.objects.filter(caused_by=first.pk).order_by("pk").values_list("pk", flat=True)
-        return Outcome(repeat, list(started), duplicate=True)
+        return Outcome(repeat, [*trigger_waits.resumed_by(first.pk), *started], duplicate=True)
     delivery = keep(received, event)
-    runs: list[str] = []
+    resumed = resume(received, event, delivery)
+    runs = list(resumed.values())
     skipped: list[str] = []
     for trigger in triggers_for(received.sources):
-        if not matching.matches(received.provider, trigger.filters, event.event, event.context):
+        if trigger.agent_id in resumed or not matching.matches(
+            received.provider, trigger.filters, event.event, event.context
+        ):
             continue
         if trigger.agent.refusal:
             skipped.append(trigger.agent.refusal)
@@ -103,9 +108,19 @@ def triggers_for(sources: Sequence[Source]) -> QuerySet[Trigger]:
     return Trigger.objects.filter(source__in=sources).select_related("agent").order_by("agent__name", "index")
 
 
+def resume(received: Received, event: Event, delivery: Delivery) -> dict[int, str]:
+    """{agent: its run that goes on with the event}."""
+    arrived = Arrived(received.provider, received.sources, event, received.body)
+    context = context_of(event, delivery)
+    return trigger_waits.resume_all(delivery.workspace_id, arrived.fits, context, caused_by=delivery.pk)
+
+
 def start(agent: Agent, event: Event, delivery: Delivery) -> Delivered:
-    context = {**storable.json(event.context), "receiptId": delivery.pk}
-    return intake.deliver(agent, Cause(TriggerKind.WEBHOOK, context, delivery.pk))
+    return intake.deliver(agent, Cause(TriggerKind.WEBHOOK, context_of(event, delivery), delivery.pk))
+
+
+def context_of(event: Event, delivery: Delivery) -> dict[str, Any]:
+    return {**storable.json(event.context), "receiptId": delivery.pk}
 
 
 def keep(

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from django.db import transaction
+from django.db.models import Q
 
 from agents import clock
+from agents.credentials import references
+from agents.manifest import export
 from agents.models import Agent, AgentFile, AgentVersion, Priority, Workspace
 from agents.spec import AgentSpec, ProjectSpec, SourceSpec
 from runs import bells, ticks
+from webhooks import credentials
 from webhooks.models import Source, Trigger
 
 
@@ -52,6 +56,7 @@ def apply(workspace: Workspace, project: ProjectSpec) -> Changes:
         agent = apply_agent(workspace, project, spec, changes)
         apply_triggers(agent, spec, sources)
     deactivate_missing(workspace, project, changes)
+    references.refer(workspace, credentials.named_by(project))
     return changes
 
 
@@ -124,8 +129,9 @@ def store_version(agent: Agent, spec: AgentSpec, files: Mapping[str, bytes]) -> 
 
 
 def digest_of(spec: AgentSpec, files: Mapping[str, bytes]) -> str:
+    """Of what the definition says and of its other files: a comment in a settings file makes no new version."""
     whole = hashlib.sha256(json.dumps(spec.dump(), sort_keys=True).encode())
-    for path in sorted(files):
+    for path in sorted(files.keys() - export.described(files)):
         whole.update(f"\0{path}\0{hashlib.sha256(files[path]).hexdigest()}".encode())
     return whole.hexdigest()
 
@@ -151,6 +157,45 @@ def deactivate_missing(workspace: Workspace, project: ProjectSpec, changes: Chan
         changes.deactivated.append(agent.name)
     gone = Source.objects.filter(workspace=workspace, project=project.name)
     gone.exclude(name__in=[spec.name for spec in project.sources]).update(active=False)
+
+
+class NoProject(Exception):
+    """There is no agent and no source of a project of that name."""
+
+
+def stored(workspace: Workspace, name: str) -> ProjectSpec:
+    """The project as it is now: its active agents and sources. The name "" is for what was made in the admin.
+
+    Raises NoProject, and pydantic's ValidationError for a definition that can no longer be read.
+    """
+    agents = Agent.objects.filter(workspace=workspace, project=name, active=True, version__isnull=False)
+    rows = list(agents.select_related("version").order_by("name"))
+    specs = {row.name: row.spec for row in rows}
+    sources = needed_sources(workspace, name, specs.values())
+    if not rows and not sources:
+        raise NoProject(f"there is no project {name}" if name else "no agent was made in the admin")
+    return ProjectSpec(
+        name=name,
+        scale=workspace.scale,
+        sources=sources,
+        agents=tuple(specs.values()),
+        files={row.name: files_of(row) for row in rows},
+    )
+
+
+def needed_sources(workspace: Workspace, project: str, specs: Iterable[AgentSpec]) -> tuple[SourceSpec, ...]:
+    """The project's own, and whatever else its agents listen to: without them they could not be applied."""
+    named = {entry.source for spec in specs for entry in spec.webhooks}
+    rows = Source.objects.filter(workspace=workspace).filter(Q(project=project, active=True) | Q(name__in=named))
+    return tuple(
+        SourceSpec(name=row.name, provider=row.provider, credential=row.credential, allow_unsigned=row.allow_unsigned)
+        for row in rows.order_by("name")
+    )
+
+
+def files_of(agent: Agent) -> dict[str, bytes]:
+    files = AgentFile.objects.filter(version=agent.version_id).order_by("path")
+    return {path: bytes(content) for path, content in files.values_list("path", "content")}
 
 
 def differs(row: Agent | Source, wanted: Mapping[str, object]) -> bool:

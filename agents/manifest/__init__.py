@@ -14,7 +14,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar, get_args
 
-from agents.manifest import checks, keys
+from agents.manifest import checks, images, keys, shared
 from agents.manifest.folder import left_behind, read_folder
 from agents.manifest.written import (
     Agent,
@@ -65,18 +65,26 @@ def parse(files: Mapping[str, bytes], *, project: str, network: str | None = Non
     agents = sorted((agent for agent in read if agent is not None), key=attrgetter("name"))
     if whole is None:
         raise Faulty(faults)
-    faults += [*checks.project_faults(whole), *checks.folder_faults(folders)]
+    faults += [*checks.project_faults(whole), *checks.folder_faults(folders), *shared.faults(files)]
     for agent in agents:
         faults += checks.agent_faults(agent, whole, network=network)
     if faults:
         raise Faulty(faults)
-    warnings = list(checks.project_warnings(whole, files))
+    warnings = [*checks.project_warnings(whole, files), *images.warnings(files)]
     for agent in agents:
         warnings += checks.agent_warnings(agent, whole, network=network)
-    return Reading(_project_spec(whole, agents, name=project, network=network), in_order(warnings))
+    given = {agent.name: images.with_project(shared.files_for(agent.files, files), files) for agent in agents}
+    return Reading(_project_spec(whole, agents, given, name=project, network=network), in_order(warnings))
 
 
-def _project_spec(project: Project, agents: Iterable[Agent], *, name: str, network: str | None) -> ProjectSpec:
+def _project_spec(
+    project: Project,
+    agents: Iterable[Agent],
+    given: Mapping[str, dict[str, bytes]],
+    *,
+    name: str,
+    network: str | None,
+) -> ProjectSpec:
     return ProjectSpec(
         name=name,
         scale=project.table.scale,
@@ -89,17 +97,17 @@ def _project_spec(project: Project, agents: Iterable[Agent], *, name: str, netwo
             )
             for name, source in sorted(project.table.webhooks.items())
         ),
-        agents=tuple(_agent_spec(agent, project, network=network) for agent in agents),
-        files={agent.name: dict(agent.files) for agent in agents},
+        agents=tuple(_agent_spec(agent, project, given[agent.name], network=network) for agent in agents),
+        files=dict(given),
     )
 
 
-def _agent_spec(agent: Agent, project: Project, *, network: str | None) -> AgentSpec:
+def _agent_spec(agent: Agent, project: Project, files: Mapping[str, bytes], *, network: str | None) -> AgentSpec:
     table = agent.table
     return AgentSpec(
         name=agent.name,
         description=_first(table.description, agent.about.description, otherwise=""),
-        kind=table.kind,
+        kind=agent.kind,
         instructions=agent.instructions,
         models=_models(agent, project),
         schedule=table.schedule,
@@ -111,6 +119,9 @@ def _agent_spec(agent: Agent, project: Project, *, network: str | None) -> Agent
         priority=table.priority,
         limits=_limits(agent, project),
         image=_first(table.image, project.table.local.image, otherwise=None),
+        build_args=_build_args(project.table) | _build_args(table),
+        memory=_first(table.memory, project.table.local.memory, otherwise=AgentSpec.memory),
+        cpus=_first(table.cpus, project.table.local.cpus, otherwise=AgentSpec.cpus),
         sandbox=table.sandbox,
         network=_network(agent, project, network=network),
         tools=None if table.tools is None else tuple(name for name in get_args(ToolName) if name in table.tools),
@@ -121,12 +132,34 @@ def _agent_spec(agent: Agent, project: Project, *, network: str | None) -> Agent
         breaker=Breaker(**table.breaker.model_dump(exclude_none=True)),
         coalesce=Coalescing(**table.coalesce.model_dump()),
         overlap=table.overlap,
-        max_reruns=_first(project.table.max_reruns, otherwise=AgentSpec.max_reruns),
+        max_reruns=_first(table.max_reruns, project.table.max_reruns, otherwise=AgentSpec.max_reruns),
+        lock_seconds=_lock_seconds(table, project.table),
+        one_lock=_first(table.locks.one_at_a_time, project.table.locks.one_at_a_time, otherwise=AgentSpec.one_lock),
+        max_call_depth=_first(table.max_call_depth, project.table.max_call_depth, otherwise=AgentSpec.max_call_depth),
+        trigger_wait_seconds=_first(
+            table.trigger_wait, project.table.trigger_wait, otherwise=AgentSpec.trigger_wait_seconds
+        ),
         approvals=Approvals(**table.approvals.model_dump(exclude_none=True)),
-        command=table.command if isinstance(table.command, str) else tuple(table.command),
+        command=agent.command,
         preflight=tuple(_plain(step.model_dump()) for step in table.preflight),
         hooks_pre=tuple(table.hooks.pre),
         hooks_post=tuple(table.hooks.post),
+        skills=shared.skills(files),
+    )
+
+
+def _build_args(table: keys.AgentTable | keys.ProjectTable) -> dict[str, str]:
+    return table.build_args | table.build.args
+
+
+def _lock_seconds(own: keys.AgentTable, project: keys.ProjectTable) -> int:
+    """`resourceLockTimeout` and, before it, `[gateway] lockTimeout` are the seed's words for a whole project."""
+    return _first(
+        own.locks.seconds,
+        project.locks.seconds,
+        project.lock_seconds,
+        project.gateway.lock_timeout,
+        otherwise=AgentSpec.lock_seconds,
     )
 
 

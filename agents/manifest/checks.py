@@ -10,13 +10,15 @@ from pathlib import PurePosixPath
 from string import Formatter
 from typing import Any, get_args
 
-from agents import schedule, storable
-from agents.manifest import keys
+from agents import dockerfiles, schedule, storable
+from agents.credential_types import BUILT_IN
+from agents.manifest import keys, preflight
 from agents.manifest.lines import Place
 from agents.manifest.written import Agent, Fault, Project, agent_folders, defining
 from agents.spec import Network, ToolName
 
-PATH_LENGTH = 500
+PATH_LENGTH = 500 - len(dockerfiles.OF_PROJECT)  # as they are stored, in a place of their own
+IN_ADMIN = "-"  # where a name is part of an address, and agents have none because no folder made them
 
 _name = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _credential = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?::[A-Za-z0-9][A-Za-z0-9._-]*)?")
@@ -28,6 +30,8 @@ _TRAPPED = frozenset({"schedule", "scale", "timeout", "maxWorkQueueSize"})
 def argument_faults(project: str, network: str | None) -> Iterator[Fault]:
     if not 0 < len(project) <= 100:
         yield Fault("the project's name", None, "must have 1 to 100 characters")
+    if project == IN_ADMIN:
+        yield Fault("the project's name", None, f"cannot be {IN_ADMIN}, which stands for what was made in the admin")
     if network is not None and network not in get_args(Network):
         yield Fault("--network", None, f"must be one of {', '.join(get_args(Network))}, not {network}")
 
@@ -75,6 +79,7 @@ def agent_faults(agent: Agent, project: Project, *, network: str | None) -> Iter
     yield from _coalesce_faults(agent)
     yield from _approval_faults(agent)
     yield from _command_faults(agent)
+    yield from preflight.faults(agent)
     yield from _json_faults(agent)
     yield from _whole_faults(agent, project, network=network)
     for index, entry in enumerate(agent.table.webhooks):
@@ -92,7 +97,7 @@ def _model_faults(agent: Agent, project: Project) -> Iterator[Fault]:
     if agent.says("model") and agent.says("models"):
         yield settings.fault(("model",), "the agent has a model of its own and a list of models: keep one")
     has_model = agent.says("model") or agent.says("models") or "model" in project.document.data
-    if agent.table.kind == "model" and not has_model:
+    if agent.kind == "model" and not has_model:
         yield settings.fault(("models",), "the agent has no model: add models = [...] with names from config.toml")
 
 
@@ -111,6 +116,15 @@ def _credential_faults(agent: Agent) -> Iterator[Fault]:
     for index, reference in enumerate(agent.table.credentials):
         if not _credential.fullmatch(keys.trimmed(reference)):
             message = f"{reference!r} is no credential: write type or type:instance, as in github_token:bot"
+            yield agent.settings.fault(("credentials", index), message)
+
+
+def _credential_warnings(agent: Agent) -> Iterator[Fault]:
+    """Of types that everybody knows; whether the server knows others, and has them, is for it to say."""
+    for index, reference in enumerate(agent.table.credentials):
+        kind = BUILT_IN.get(keys.trimmed(reference).partition(":")[0].strip())
+        if kind is not None and kind.host_only:
+            message = f"{reference} is used by agentfleet alone: the agent's sandbox does not get it"
             yield agent.settings.fault(("credentials", index), message)
 
 
@@ -188,7 +202,7 @@ def _json_faults(agent: Agent) -> Iterator[Fault]:
     places += [(("preflight", index, "params"), step.params) for index, step in enumerate(agent.table.preflight)]
     for place, value in places:
         for inner, message in _unlike_json(value, place):
-            yield agent.settings.fault(inner, f"{keys.dotted(inner)} {message}")
+            yield agent.settings.fault(inner, f"{misfits.dotted(inner)} {message}")
 
 
 def _whole_faults(agent: Agent, project: Project, *, network: str | None) -> Iterator[Fault]:
@@ -197,7 +211,7 @@ def _whole_faults(agent: Agent, project: Project, *, network: str | None) -> Ite
     if not (table.schedule or agent.says("webhooks") or table.task.enabled or agent.scale(project) == 0):
         message = "nothing can start this agent: give it a schedule or webhooks, or leave [task] enabled"
         yield agent.settings.fault(("task",), message)
-    if table.kind == "model" and defining(agent.files) == ["config.toml"]:
+    if agent.kind == "model" and defining(agent.files) == ["config.toml"]:
         yield Fault(f"{agent.folder}/SKILL.md", None, "is missing: it holds the agent's instructions")
     if network is None and agent.network(project) is None and "network" not in project.document.data:
         remedy = 'add network = "gateway" (or none, or open), or apply with --network open'
@@ -221,7 +235,7 @@ def _filter_faults(entry: Mapping[str, Any], provider: str) -> Iterator[keys.Mis
         if key in known and not _is_filter(value):
             yield (key,), f"{key} must be text or a list of texts"
         elif key in dropped and key in keys.known(keys.AgentTable):
-            yield (key,), keys.stray(key, ("webhooks",))
+            yield (key,), misfits.stray(key, ("webhooks",))
         elif key in dropped and keys.suggestion(key, known):
             yield (key,), f"unknown filter {key}{keys.question(key, known)}"
     if dropped and not keys.filters(entry, provider):
@@ -241,14 +255,14 @@ def project_warnings(project: Project, files: Iterable[str]) -> Iterator[Fault]:
         yield document.fault((key,), _not_yet(key))
     for key in document.data.get("local", {}).keys() & keys.LATER_IN_LOCAL:
         yield document.fault(("local", key), _not_yet(f"local.{key}"))
+    for key in document.data.get("gateway", {}).keys() & keys.LATER_IN_GATEWAY:
+        yield document.fault(("gateway", key), _not_yet(f"gateway.{key}"))
     for name, source in project.table.webhooks.items():
         if source.type != "github":
             yield document.fault(("webhooks", name), f"webhooks from {source.type} are not yet received")
         if source.allow_unsigned:
             message = f"anybody who can reach this server may start the agents that listen to {name}: nothing is signed"
             yield document.fault(("webhooks", name, "allowUnsigned"), message)
-    if "Dockerfile" in files:
-        yield Fault("Dockerfile", None, "is not yet built: name an image in the agents' settings")
     for folder, inner in agent_folders(dict.fromkeys(files, b"")).items():
         if not defining(inner):
             yield Fault(folder, None, "holds neither SKILL.md nor agent-config.toml, so it is no agent")
@@ -257,7 +271,9 @@ def project_warnings(project: Project, files: Iterable[str]) -> Iterator[Fault]:
 def agent_warnings(agent: Agent, project: Project, *, network: str | None) -> Iterator[Fault]:
     settings = agent.settings
     yield from _run_warnings(agent, project, network=network)
+    yield from preflight.warnings(agent, agent.network(project) or network)
     yield from _idle_warnings(agent)
+    yield from _credential_warnings(agent)
     for key in settings.data.keys() & keys.LATER_IN_AGENT:
         if agent.says(key):
             yield settings.fault((key,), _not_yet(key))
@@ -283,7 +299,7 @@ def _run_warnings(agent: Agent, project: Project, *, network: str | None) -> Ite
     named = [project.table.models[name] for name in agent.table.models]
     models = own or named or [model for model in [project.table.model] if model]
     providers = {model.provider for model in models}
-    if agent.table.kind == "model" and providers and not providers & keys.PROVIDERS:
+    if agent.kind == "model" and providers and not providers & keys.PROVIDERS:
         names = ", ".join(sorted(providers))
         yield settings.fault(("models",), f"no provider of its models ({names}) can be asked yet: its runs will fail")
 
@@ -311,9 +327,7 @@ def _entry_warnings(entry: Mapping[str, Any], provider: str) -> Iterator[keys.Mi
 
 
 def _file_warnings(agent: Agent) -> Iterator[Fault]:
-    if "Dockerfile" in agent.files:
-        yield Fault(f"{agent.folder}/Dockerfile", None, "is not yet built: name an image in the agent's settings")
-    if agent.table.kind == "model" and not agent.instructions.strip():
+    if agent.kind == "model" and not agent.instructions.strip():
         yield Fault(agent.folder, None, "the agent has no instructions")
     for name in {"SKILL.md", "config.toml"} & agent.files.keys():
         if "agent-config.toml" in agent.files:

@@ -6,39 +6,50 @@ The seed's names are camelCase, ours snake_case. Source: spec/action-llama.md 2.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from agents.manifest.lines import Place
 from agents.spec import Failure, Network, Thinking
 
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Seconds = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
+Cpus = Annotated[float, Field(gt=0, le=1024, allow_inf_nan=False)]
 Misfit = tuple[Place, str]
 
 OUR_KEYS = frozenset(
     {
         *("kind", "timezone", "network", "tools", "priority", "image", "sandbox", "task", "limits", "command"),
         *("retry", "attempts", "breaker", "coalesce", "overlap", "approvals"),
+        *("memory", "cpus", "build", "build_args", "locks"),
     }
 )
 
-# Features of the seed that are known and that nothing here carries out yet; the second sets are not even looked into.
-LATER_IN_AGENT = frozenset({"credentials", "hooks", "preflight", "runtime", "feedback", "harness"})
-LOOSE_IN_AGENT = frozenset({"runtime", "feedback", "harness"})
+# Features of the seed that are known and that nothing here carries out yet; the loose sets are not even looked into.
+LATER_IN_AGENT = LOOSE_IN_AGENT = frozenset({"runtime", "feedback", "harness"})
 LATER_IN_PROJECT = LOOSE_IN_PROJECT = frozenset(
     {
-        *("agents", "cloud", "defaultWaitTimeout", "environment", "feedback", "gateway", "harness"),
-        *("historyRetentionDays", "maxCallDepth", "maxTriggerDepth", "projectName"),
-        *("resourceLockTimeout", "server", "telemetry"),
+        *("agents", "cloud", "environment", "feedback", "harness"),
+        *("historyRetentionDays", "projectName", "server", "telemetry"),
     }
 )
-LATER_IN_LOCAL = frozenset({"enabled", "cpus", "memory"})
-LATER_NETWORKS = frozenset({"allowlist", "open"})
+LATER_IN_LOCAL = frozenset({"enabled"})
+LATER_IN_GATEWAY = frozenset({"port", "url", "maxChatSessions"})
+LATER_NETWORKS = frozenset({"allowlist"})
 PROVIDERS = frozenset({"anthropic", "scripted"})  # those that can be asked
 
 FILTERS: Mapping[str, frozenset[str]] = {
@@ -76,6 +87,20 @@ _MEANT = {
 }
 
 
+LEAST_MEMORY = 6 * 2**20  # bytes: an engine starts nothing in less
+_UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+
+
+def _size(text: str) -> str:
+    found = re.fullmatch(r"([0-9]{1,15})([bkmg]?)", text, re.IGNORECASE)
+    if not found or int(found[1]) * _UNITS[found[2].lower()] < LEAST_MEMORY:
+        raise PydanticCustomError("ours", "memory must be a size of at least 6m, such as 512m or 4g")
+    return text
+
+
+Memory = Annotated[str, AfterValidator(_size)]
+
+
 class Table(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -102,9 +127,25 @@ class ModelTable(Table):
 class LocalTable(Table):
     enabled: bool | None = None
     image: Name | None = None
-    memory: str | None = None
-    cpus: float | None = None
+    memory: Memory | None = None
+    cpus: Cpus | None = None
     timeout: Count | None = None
+
+
+class GatewayTable(Table):
+    port: Any = None
+    url: Any = None
+    max_chat_sessions: Any = Field(default=None, alias="maxChatSessions")
+    lock_timeout: Seconds | None = Field(default=None, alias="lockTimeout")
+
+
+class BuildTable(Table):
+    args: dict[str, str] = {}
+
+
+class LocksTable(Table):
+    one_at_a_time: bool | None = None
+    seconds: Seconds | None = None
 
 
 class SourceTable(Table):
@@ -183,6 +224,13 @@ class ProjectTable(Table):
     queue_size: Count | None = Field(None, validation_alias=AliasChoices("workQueueSize", "webhookQueueSize"))
     max_reruns: Count | None = Field(None, alias="maxReruns")
     network: Network | None = None
+    build: BuildTable = BuildTable()
+    build_args: dict[str, str] = {}
+    locks: LocksTable = LocksTable()
+    lock_seconds: Seconds | None = Field(None, alias="resourceLockTimeout")
+    gateway: GatewayTable = GatewayTable()
+    max_call_depth: Count | None = Field(None, validation_alias=AliasChoices("maxCallDepth", "maxTriggerDepth"))
+    trigger_wait: Seconds | None = Field(None, alias="defaultWaitTimeout")
 
 
 class AgentTable(Table):
@@ -218,6 +266,14 @@ class AgentTable(Table):
     coalesce: CoalesceTable = CoalesceTable()
     overlap: Literal["skip", "queue"] = "skip"
     approvals: ApprovalsTable = ApprovalsTable()
+    memory: Memory | None = None
+    cpus: Cpus | None = None
+    build: BuildTable = BuildTable()
+    build_args: dict[str, str] = {}
+    locks: LocksTable = LocksTable()
+    max_reruns: Count | None = Field(None, alias="maxReruns")
+    max_call_depth: Count | None = Field(None, validation_alias=AliasChoices("maxCallDepth", "maxTriggerDepth"))
+    trigger_wait: Seconds | None = Field(None, alias="defaultWaitTimeout")
 
     @field_validator("sandbox", mode="before")
     @classmethod
@@ -248,60 +304,13 @@ class FrontMatter(Table):
     metadata: dict[str, Any] | None = None
 
 
-_INNER: Mapping[str, type[Table]] = {
-    "model": ModelTable,
-    "models": ModelTable,
-    "local": LocalTable,
-    "webhooks": SourceTable,
-    "hooks": HooksTable,
-    "preflight": PreflightTable,
-    "task": TaskTable,
-    "limits": LimitsTable,
-    "attempts": AttemptsTable,
-    "breaker": BreakerTable,
-    "coalesce": CoalesceTable,
-    "approvals": ApprovalsTable,
-}
-
-AnyTable = TypeVar("AnyTable", bound=Table)
-
-
 def known(table: type[Table]) -> frozenset[str]:
     """Every name the file may use for a key of `table`."""
     names: set[str] = set()
     for name, field in table.model_fields.items():
         alias = field.validation_alias
         names.update(map(str, alias.choices) if isinstance(alias, AliasChoices) else [str(alias or name)])
-    return frozenset(names | _loose(table))
-
-
-def read(table: type[AnyTable], data: dict[str, Any]) -> tuple[AnyTable, list[Misfit]]:
-    """The table, and what in `data` does not fit it; the table holds the default wherever something did not."""
-    data = {key: value for key, value in data.items() if key not in _loose(table)}
-    try:
-        return table.model_validate(data), []
-    except ValidationError as failure:
-        errors = failure.errors(include_url=False)
-    fitting = deepcopy(data)
-    for error in errors:
-        _remove(fitting, error)
-    return table.model_validate(fitting), [(error["loc"], _sentence(table, error)) for error in errors]
-
-
-def misplaced(table: type[Table], data: Mapping[str, Any]) -> list[Misfit]:
-    """Keys of the top level inside tables that are not looked into: TOML gives a key to the last [table] above it."""
-    return [
-        misfit
-        for key in sorted(_loose(table) & data.keys() - {"agents"})  # [agents.<name>] has such keys by right
-        for misfit in _misplaced(known(table), data[key], (key,))
-    ]
-
-
-def stray(key: str, place: Place) -> str:
-    return (
-        f"{key} means nothing inside {dotted(place)}: it belongs at the top level "
-        "(in TOML above the first [table], since a key belongs to the table it stands under)"
-    )
+    return frozenset(names | loose(table))
 
 
 def filters(entry: Mapping[str, Any], provider: str) -> dict[str, str | list[str]]:
@@ -336,86 +345,5 @@ def question(key: str, names: Iterable[str]) -> str:
     return f": did you mean {meant}?" if meant else ""
 
 
-def dotted(place: Place) -> str:
-    """("webhooks", 0, "events") as webhooks[0].events."""
-    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
-    return "".join(steps).removeprefix(".")
-
-
-def a_kind_of(value: Any) -> str:
-    kinds = {bool: "true or false", str: "text", dict: "a table", list: "a list", type(None): "empty"}
-    return kinds.get(type(value), "a number" if isinstance(value, int | float) else "a date or time")
-
-
-def _loose(table: type[Table]) -> frozenset[str]:
+def loose(table: type[Table]) -> frozenset[str]:
     return {AgentTable: LOOSE_IN_AGENT, ProjectTable: LOOSE_IN_PROJECT}.get(table, frozenset())
-
-
-def _misplaced(names: frozenset[str], value: Any, place: Place) -> list[Misfit]:
-    if not isinstance(value, dict):
-        return []
-    found = [((*place, key), stray(key, place)) for key in value if key in names]
-    for key, inner in value.items():
-        found += _misplaced(names, inner, (*place, key))
-    return found
-
-
-def _remove(data: dict[str, Any], error: ErrorDetails) -> None:
-    """Take out what does not fit: an unknown key alone, else the whole setting, or the one model or source."""
-    place = error["loc"]
-    if error["type"] != "extra_forbidden" or any(isinstance(step, int) for step in place):
-        named = place[0] in {"models", "webhooks"} and isinstance(data.get(str(place[0])), dict)
-        place = place[: 2 if named else 1]
-    table: Any = data
-    for step in place[:-1]:
-        table = table.get(step, {})
-    table.pop(place[-1], None)
-
-
-_WANTED: Mapping[str, str] = {
-    "string_type": "text",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "list_type": "a list",
-    "dict_type": "a table",
-    "model_type": "a table",
-}
-_PHRASES: Mapping[str, str] = {
-    "missing": "is missing",
-    "literal_error": "must be {expected}",
-    "greater_than_equal": "must be {ge} or more",
-    "less_than_equal": "must be {le} or less",
-    "string_too_short": "must not be empty",
-    "string_too_long": "must have at most {max_length} characters",
-    "finite_number": "must be a finite number",
-}
-
-
-def _sentence(root: type[Table], error: ErrorDetails) -> str:
-    place, kind = error["loc"], error["type"]
-    if kind == "model_type" and len(place) == 2 and place[1] in known(root):
-        return stray(str(place[1]), place[:1])
-    if kind == "extra_forbidden":
-        return _unknown_key(root, place)
-    if kind in _WANTED:
-        return f"{dotted(place)} must be {_WANTED[kind]}, not {a_kind_of(error['input'])}"
-    if kind in _PHRASES:
-        return f"{dotted(place)} {_PHRASES[kind].format(**_plain(error.get('ctx', {})))}".replace("'", "")
-    return error["msg"]
-
-
-def _plain(bounds: Mapping[str, Any]) -> dict[str, Any]:
-    """Bounds of a number that may have a fraction come as 0.0."""
-    whole = {name for name, bound in bounds.items() if isinstance(bound, float) and bound.is_integer()}
-    return {name: int(bound) if name in whole else bound for name, bound in bounds.items()}
-
-
-def _unknown_key(root: type[Table], place: Place) -> str:
-    key = str(place[-1])
-    if len(place) > 1 and key in known(root):
-        return stray(key, place[:-1])
-    if root is FrontMatter and key in known(AgentTable):
-        return f"{key} means nothing above the instructions: put it into config.toml beside SKILL.md"
-    table = root if len(place) == 1 else _INNER[str(place[0])]
-    return f"unknown key {dotted(place)}{question(key, known(table))}"

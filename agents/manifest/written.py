@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from agents.manifest import keys
 from agents.manifest.lines import Lines, Place, Unreadable, below, nearest, read_toml, read_yaml
 from agents.spec import Network
+
+TEST_SCRIPT = "test-script.sh"
+RUN_SCRIPT = f'cd /tmp && exec sh "$OLDPWD/{TEST_SCRIPT}"'  # begins where the agent's files are
 
 _fence = re.compile(r"^---.*\n?", re.MULTILINE)
 
@@ -47,8 +50,8 @@ def in_order(faults: Iterable[Fault]) -> tuple[Fault, ...]:
 
 
 def stays_home(name: str) -> bool:
-    """Files and folders of this name are no part of a project."""
-    return name.startswith(".") or name in {"node_modules", "__pycache__"}
+    """Files and folders of this name are no part of a project. What images are made without is."""
+    return (name.startswith(".") and name != ".dockerignore") or name in {"node_modules", "__pycache__"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Document:
         return Fault(self.file, nearest(self.lines, place), message)
 
 
-def _document(file: str, content: bytes) -> Document:
+def read_document(file: str, content: bytes) -> Document:
     """A settings file by its ending. Raises Faulty."""
     try:
         text = content.decode("utf-8-sig")
@@ -103,9 +106,9 @@ def attempt(read: Callable[[], Value], faults: list[Fault]) -> Value | None:
         return None
 
 
-def _table(kind: type[keys.AnyTable], document: Document) -> tuple[keys.AnyTable, list[Fault]]:
-    table, misfits = keys.read(kind, document.data)
-    misfits += keys.misplaced(kind, document.data)
+def _table(kind: type[misfits.AnyTable], document: Document) -> tuple[misfits.AnyTable, list[Fault]]:
+    table, misfits = misfits.read(kind, document.data)
+    misfits += misfits.misplaced(kind, document.data)
     return table, [document.fault(place, message) for place, message in misfits]
 
 
@@ -151,6 +154,21 @@ class Agent:
         """It uses a key the seed does not have, so its author knows our defaults."""
         return not keys.OUR_KEYS.isdisjoint(self.settings.data)
 
+    @property
+    def runs_script(self) -> bool:
+        """A test-script.sh stands in the model's place, unless the settings say what kind of agent it is."""
+        return TEST_SCRIPT in self.files and "kind" not in self.settings.data
+
+    @property
+    def kind(self) -> Literal["model", "command"]:
+        return "command" if self.runs_script else self.table.kind
+
+    @property
+    def command(self) -> str | tuple[str, ...]:
+        if self.runs_script:
+            return RUN_SCRIPT
+        return self.table.command if isinstance(self.table.command, str) else tuple(self.table.command)
+
     def scale(self, project: Project) -> int:
         return project.table.default_scale if self.table.scale is None else self.table.scale
 
@@ -160,7 +178,7 @@ class Agent:
 
 
 def read_project(files: Mapping[str, bytes]) -> Project:
-    document = _document("config.toml", files.get("config.toml", b""))
+    document = read_document("config.toml", files.get("config.toml", b""))
     return Project(document, *_table(keys.ProjectTable, document))
 
 
@@ -189,7 +207,7 @@ def read_agent(folder: str, files: Mapping[str, bytes]) -> Agent | None:
     faults: list[Fault] = []
     documents: dict[str, Document] = {}
     for name in defining(files):
-        document = attempt(partial(_document, f"{folder}/{name}", files[name]), faults)
+        document = attempt(partial(read_document, f"{folder}/{name}", files[name]), faults)
         if document is not None:
             documents[name] = document
     if faults:

@@ -18,7 +18,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from agents.models import Agent, Priority
-from runs import events, inputs, limits, queue, transcript
+from runs import definitions, events, inputs, limits, queue, transcript
 from runs.api import errors
 from runs.api.auth import workspace_of
 from runs.api.errors import ApiError
@@ -102,6 +102,10 @@ class Task(serializers.ModelSerializer[Run]):
     limits = serializers.SerializerMethodField(help_text="Its own where it was given some, else its agent's; 0: none.")
     rerun_of = serializers.CharField(source="rerun_of_id", allow_null=True)
     resumed_from = serializers.CharField(source="resumed_from_id", allow_null=True)
+    returnValue = serializers.CharField(source="return_value", allow_null=True)  # noqa: N815
+    definition = serializers.SerializerMethodField(
+        help_text="Its version, null before it starts; current: the agent's."
+    )
     interaction = serializers.SerializerMethodField(help_text="working, waiting_for_input or closed.")
     created_at = serializers.SerializerMethodField()
     started_at = serializers.SerializerMethodField()
@@ -116,11 +120,14 @@ class Task(serializers.ModelSerializer[Run]):
             "iterations", "token_input", "token_output", "tags", "parent_task_id", "created_at", "started_at",
             "finished_at", "wait_reason", "question", "status_text", "trigger", "caused_by", "cancel_requested_at",
             "claim_key", "attempts", "cost_usd", "output_bytes", "exit_code", "deadline_at", "limits", "rerun_of",
-            "rerun_number", "resumed_from", "interaction",
+            "rerun_number", "resumed_from", "interaction", "returnValue", "definition",
         )  # fmt: skip
 
     def get_session_id(self, run: Run) -> str | None:
         return run.session_key or None
+
+    def get_definition(self, run: Run) -> dict[str, Any] | None:
+        return definitions.record(run)
 
     def get_interaction(self, run: Run) -> str:
         return inputs.interaction(run)

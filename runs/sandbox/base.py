@@ -7,7 +7,7 @@ asking twice for the same sandbox adopts the first, asking twice for the same co
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -31,6 +31,12 @@ class ImageMissing(SandboxError):
     """The engine does not have the image and cannot get it."""
 
     code = "IMAGE_MISSING"
+
+
+class BuildFailed(SandboxError):
+    """A Dockerfile could not be carried out. The message is the builder's last words."""
+
+    code = "IMAGE_BUILD_FAILED"
 
 
 class SandboxGone(SandboxError):
@@ -98,6 +104,18 @@ class Outcome:
     signals: bool = False  # a signal file lies in the sandbox: exit, rerun or return, in $AL_SIGNAL_DIR
 
 
+def outcome_of(last_line: str) -> Outcome:
+    """What the keeper's last line says. Raises SandboxError if it is not the keeper's."""
+    match last_line.split():
+        case ["exit", code, *words]:
+            why = {"timeout": Ending.TIMEOUT, "output": Ending.OUTPUT_LIMIT}
+            ending = next((why[word] for word in words if word in why), Ending.EXITED)
+            return Outcome(ending, int(code), signals="signals" in words)
+        case ["lost"]:
+            return Outcome(Ending.LOST)
+    raise SandboxError(f"the command could not be started: {last_line.strip() or 'the engine gave no reason'}")
+
+
 class Following(ABC):
     """One reader of a command's output. Leaving it, or being frozen, does nothing to the command."""
 
@@ -147,6 +165,13 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def read_secrets(self, sandbox: Sandbox) -> dict[str, bytes]:
+        """What `start` gave it, whatever has changed since: paths below /credentials, and `$NAME`, to their content.
+
+        Raises SandboxGone, EngineDown.
+        """
+
+    @abstractmethod
     def stop_commands(self, sandbox: Sandbox, *, grace: int) -> None:
         """TERM to every command still running, and up to `grace` seconds for them to end."""
 
@@ -161,3 +186,33 @@ class Engine(ABC):
     @abstractmethod
     def names(self) -> list[str]:
         """Every sandbox of this fleet that the engine has, running or not."""
+
+    @abstractmethod
+    def remove_networks(self) -> None:
+        """Remove what connects this host's sandboxes, where none stands on it, and what filters it."""
+
+    @abstractmethod
+    def build_image(
+        self, tag: str, context: bytes, *, args: Mapping[str, str], labels: Mapping[str, str]
+    ) -> Generator[str, None, None]:
+        """Build what the Dockerfile in `context`, a tar, says, on this host alone; what the builder says, as it comes.
+
+        An empty text when it has said nothing for a while: look at your clock. Closing it ends the build.
+        Raises BuildFailed, EngineDown.
+        """
+
+    @abstractmethod
+    def has_image(self, image: str) -> str | None:
+        """The id of what `image` names on this host; None if there is no such image."""
+
+    @abstractmethod
+    def built_images(self) -> list[str]:
+        """The tags that `build_image` has made for this installation and this host."""
+
+    @abstractmethod
+    def remove_image(self, tag: str) -> bool:
+        """Remove what `build_image` has made as `tag`, and what was made of it. False: a sandbox stands on it."""
+
+    @abstractmethod
+    def remove_remains(self) -> None:
+        """Remove what builds that failed or were ended have left. Not while one is under way."""

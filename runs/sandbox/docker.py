@@ -6,12 +6,11 @@ import contextlib
 import functools
 import io
 import logging
-import select
 import socket
-import struct
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,38 +22,36 @@ from django.conf import settings
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import LogConfig, Mount
 
-from runs.sandbox import network
+from runs.sandbox import ready, secrets
 from runs.sandbox.base import (
     USER,
     Command,
-    Ending,
     Engine,
     EngineDown,
     Following,
     ImageMissing,
-    Outcome,
     Refused,
     Sandbox,
     SandboxError,
     SandboxGone,
     Spec,
 )
+from runs.sandbox.container import EXTRA_CA, LABEL, TMPFS, environment, labels_of, workspace
+from runs.sandbox.docker_build import DockerBuild
+from runs.sandbox.docker_stream import DockerFollowing
+from runs.sandbox.network import Link, Networks
 
 log = logging.getLogger(__name__)
 
 KEEPER = Path(__file__).with_name("keeper.sh").read_text()
 BOOT = Path(__file__).with_name("boot.sh").read_text()
-LABEL = "agentfleet"
-READY = "agentfleet.ready"  # on images whose /workspace already belongs to the sandbox's user
-DIES_WITHIN = 1.0  # seconds from the end of a container's streams to the engine's knowing of it
+BUILT_BY = "agentfleet.built-by"  # on images made for agents, and on what their builds leave: the host
+IMAGE = "agentfleet.image"  # on images made for agents, and on what is made of them: the tag
 VERIFY_FOR = 30.0  # seconds to wait for a removal to be true
+GIVING = 30.0  # seconds that a sandbox may take to write its secrets, or to say them
 
-# Nothing is mounted over an image's own files. `noexec` where nothing of the agent's ever lies.
-_mine = f"uid={USER},gid={USER}"
-TMPFS = {
-    "/tmp": f"rw,exec,nosuid,size=2g,{_mine},mode=1777",  # noqa: S108 - a mount point
-    "/run/agentfleet": f"rw,noexec,nosuid,size=192m,{_mine},mode=0700",
-}
+
+_fillers = ThreadPoolExecutor(max_workers=16, thread_name_prefix="sandbox-files")
 
 
 class DockerEngine(Engine):
@@ -62,14 +59,19 @@ class DockerEngine(Engine):
 
     def __init__(self, host_id: str) -> None:
         self._host_id = host_id  # labels what is ours: an engine may serve several installations
+        self._networks = Networks(host_id)
         self._ready: dict[str, tuple[float, str]] = {}
 
     @functools.cached_property
     def _client(self) -> docker.APIClient:
         with translated():
-            return docker.APIClient(
-                **docker.utils.kwargs_from_env(), version="auto", timeout=60, max_pool_size=256, num_pools=4
-            )
+            return self._api()
+
+    @staticmethod
+    def _api() -> docker.APIClient:
+        return docker.APIClient(
+            **docker.utils.kwargs_from_env(), version="auto", timeout=60, max_pool_size=256, num_pools=4
+        )
 
     def close(self) -> None:
         """Let its connections go."""
@@ -89,20 +91,32 @@ class DockerEngine(Engine):
         return ready
 
     def start(self, spec: Spec) -> Sandbox:
-        mode = network.docker_mode(spec.network, self)
-        with translated():
-            self._create(spec, mode)
-            self._client.start(spec.name)
-            return self._running(spec.name)
+        try:
+            with translated():
+                self._create(spec, self._networks.link(spec.network, self._client))
+                self._client.start(spec.name)
+                sandbox = self._running(spec.name)
+        except SandboxGone:  # a network that was there a moment ago may be
+            self._networks.forget()
+            raise
+        self._fill(sandbox, spec)
+        return sandbox
 
     def find(self, name: str) -> Sandbox:
         with translated():
             return self._running(name)
 
     def exec(self, sandbox: Sandbox, command: Command, *, offset: int = 0) -> Following:
+        with translated():
+            self._networks.keep(self._client)
         numbers = (command.timeout, command.output_limit, offset, len(command.stdin))
         words = ["run", command.call_id, *map(str, numbers), " ".join(command.forget)]
         return self._keeper(sandbox, [*words, *command.argv], env=dict(command.env), stdin=command.stdin)
+
+    def read_secrets(self, sandbox: Sandbox) -> dict[str, bytes]:
+        if self.find(sandbox.name) != sandbox:
+            raise SandboxGone(f"container {sandbox.name} was started anew")
+        return secrets.given(self._as_root(sandbox, ["sh", "-c", secrets.READ]))
 
     def stop_commands(self, sandbox: Sandbox, *, grace: int) -> None:
         with contextlib.suppress(SandboxGone):
@@ -137,31 +151,77 @@ class DockerEngine(Engine):
             containers = self._client.containers(all=True, filters=mine)
         return [names[0].lstrip("/") for container in containers if (names := container.get("Names"))]
 
+    def remove_networks(self) -> None:
+        with translated():
+            self._networks.remove(self._client)
+
+    def build_image(
+        self, tag: str, context: bytes, *, args: Mapping[str, str], labels: Mapping[str, str]
+    ) -> Generator[str, None, None]:
+        of_image = {**self._ours(), IMAGE: tag, **labels}
+        with translated(), DockerBuild(self._api()) as build:
+            yield from build.of(tag, context, args=dict(args), labels=of_image)
+
+    def has_image(self, image: str) -> str | None:
+        with translated():
+            try:
+                found: str = self._client.inspect_image(image)["Id"]
+            except ImageNotFound:
+                return None
+        return found
+
+    def built_images(self) -> list[str]:
+        ours = [f"{name}={value}" for name, value in self._ours().items()]
+        with translated():
+            found = self._client.images(filters={"label": [*ours, IMAGE]})
+        return sorted({image["Labels"][IMAGE] for image in found})
+
+    def remove_image(self, tag: str) -> bool:
+        with translated():
+            made = self._client.images(filters={"label": f"{IMAGE}={tag}"})
+            names = [name for image in made for name in image["RepoTags"] or []]
+            for name in sorted({*names, tag}, key=lambda name: name == tag):  # what was made of it goes first
+                try:
+                    self._client.remove_image(name)
+                except ImageNotFound:
+                    pass
+                except APIError as error:
+                    if error.status_code != 409:
+                        raise
+                    return False
+        return True
+
+    def remove_remains(self) -> None:
+        ours = [f"{name}={value}" for name, value in self._ours().items()]
+        with translated():
+            self._client.prune_images(filters={"dangling": True, "label": ours})
+
+    def _ours(self) -> dict[str, str]:
+        """Not the labels of our sandboxes: containers inherit those of their image, and a build has containers too."""
+        return {f"{LABEL}.fleet": settings.FLEET, BUILT_BY: self._host_id}
+
     def _made_ready(self, image: str) -> str:
         try:
             facts = self._client.inspect_image(image)
         except ImageNotFound as error:
             raise ImageMissing(f"{error.explanation}: build it (`make image`) or pull it on this host") from error
-        if (facts["Config"].get("Labels") or {}).get(READY):
+        version, config = ready.version(), facts["Config"]
+        if (config.get("Labels") or {}).get(ready.LABEL) == version:
             return image
-        tag = f"{LABEL}-ready:{facts['Id'].removeprefix('sha256:')[:24]}"
+        tag = f"{LABEL}-ready:{facts['Id'].removeprefix('sha256:')[:24]}-{version}"
         with contextlib.suppress(ImageNotFound):
             self._client.inspect_image(tag)
             return tag
-        recipe = (
-            f"FROM {facts['Id']}\nUSER 0:0\n"
-            f"RUN mkdir -p /workspace && chown {USER}:{USER} /workspace\n"
-            f"LABEL {READY}=1 {LABEL}.fleet={settings.FLEET}\n"
-        )
-        build = self._client.build(fileobj=io.BytesIO(recipe.encode()), tag=tag, rm=True, decode=True)
-        for line in build:
+        labels = {ready.LABEL: version, f"{LABEL}.fleet": settings.FLEET}
+        context = io.BytesIO(ready.context(facts["Id"], config.get("Env") or [], labels))
+        for line in self._client.build(fileobj=context, custom_context=True, tag=tag, rm=True, decode=True):
             if "error" in line:
                 raise ImageMissing(f"{image} cannot be used as a sandbox: {line['error']}")
         return tag
 
-    def _create(self, spec: Spec, network_mode: str) -> None:
+    def _create(self, spec: Spec, link: Link) -> None:
         """Create the container, or leave the one of that name if it can still be used."""
-        body = _creation(self._client, spec, self.prepare_image(spec.image), network_mode, self._host_id)
+        body = _creation(self._client, spec, self.prepare_image(spec.image), link, self._host_id)
         try:
             self._client.create_container_from_config(body, spec.name)
         except APIError as error:
@@ -171,7 +231,19 @@ class DockerEngine(Engine):
                 return
             self.remove(spec.name)
             self._client.create_container_from_config(body, spec.name)
-        if spec.files:
+
+    def _fill(self, sandbox: Sandbox, spec: Spec) -> None:
+        """Files and secrets side by side: each takes the engine a process of its own. Also of one that was there."""
+        files = _fillers.submit(self._put_files, spec) if spec.files else None
+        try:
+            if writing := secrets.script(spec):
+                self._as_root(sandbox, ["sh", "-s"], stdin=writing)
+        finally:
+            if files is not None:
+                files.result()
+
+    def _put_files(self, spec: Spec) -> None:
+        with translated():
             self._client.put_archive(spec.name, "/workspace", _archive(spec.files))
 
     def _running(self, name: str) -> Sandbox:
@@ -188,9 +260,25 @@ class DockerEngine(Engine):
         self, sandbox: Sandbox, words: list[str], *, env: dict[str, str] | None = None, stdin: bytes = b""
     ) -> DockerFollowing:
         argv = ["sh", "-c", KEEPER, "keeper.sh", *words]
+        return self._exec(sandbox, argv, stdin=stdin, environment=env)
+
+    def _as_root(self, sandbox: Sandbox, argv: list[str], *, stdin: bytes = b"") -> bytes:
+        """What it printed. For what is agentfleet's own: root has no capabilities there, but owns its files."""
+        saying = ["sh", "-c", '"$@"; echo "exit $?" >&2', "sh", *argv]
+        following = self._exec(sandbox, saying, stdin=stdin, user="0:0")
+        output, end = b"", time.monotonic() + GIVING
+        while (data := following.read(1.0)) is not None:
+            output += data
+            if time.monotonic() > end:
+                following.close()
+        if (code := following.outcome().exit_code) != 0:
+            raise SandboxError(f"the secrets of {sandbox.name} cannot be written or read: exit code {code}")
+        return output
+
+    def _exec(self, sandbox: Sandbox, argv: list[str], *, stdin: bytes = b"", **how: Any) -> DockerFollowing:
         container = sandbox.id.partition("@")[0]
         with translated():
-            made = self._client.exec_create(container, argv, stdin=bool(stdin), environment=env)
+            made = self._client.exec_create(container, argv, stdin=bool(stdin), **how)
             stream = self._client.exec_start(made["Id"], socket=True)
         # The SDK wraps the socket in a reader; the socket itself can be waited for, and shut from any thread.
         raw: socket.socket = cast("Any", stream)._sock  # noqa: SLF001
@@ -198,100 +286,7 @@ class DockerEngine(Engine):
             with translated():
                 raw.sendall(stdin)
                 raw.shutdown(socket.SHUT_WR)
-        return DockerFollowing(self, sandbox, stream, raw)
-
-
-class DockerFollowing(Following):
-    """Reads the engine's framed stream: 8 bytes of header (which stream, how long), then that many of data."""
-
-    HEADER = struct.Struct(">BxxxL")
-    STDOUT = 1
-
-    def __init__(self, engine: DockerEngine, sandbox: Sandbox, stream: Any, raw: socket.socket) -> None:
-        self._engine = engine
-        self._sandbox = sandbox
-        self._stream = stream
-        self._raw = raw
-        self._buffer = bytearray(_read_ahead(stream, raw))
-        self._said = b""  # by the keeper, on stderr
-        self._closed = False
-
-    def read(self, timeout: float) -> bytes | None:
-        if data := self._frames():
-            return data
-        try:
-            waiting = select.poll()  # unlike select, at home with more than 1024 open files
-            waiting.register(self._raw, select.POLLIN)
-            if not waiting.poll(timeout * 1000):
-                return b""
-            received = self._raw.recv(256 * 1024)
-        except (OSError, ValueError):  # closed by another thread, or the engine went away
-            received = b""
-        if not received:
-            self._finish()
-            return None
-        self._buffer += received
-        return self._frames()
-
-    def outcome(self) -> Outcome:
-        words = self._said.decode("utf-8", "replace").strip().rpartition("\n")[2].split()
-        match words:
-            case ["exit", code]:
-                return Outcome(Ending.EXITED, int(code))
-            case ["exit", code, "timeout"]:
-                return Outcome(Ending.TIMEOUT, int(code))
-            case ["exit", code, "output"]:
-                return Outcome(Ending.OUTPUT_LIMIT, int(code))
-            case ["lost"]:
-                return Outcome(Ending.LOST)
-        raise SandboxError(f"the command could not be started: {' '.join(words) or 'the engine gave no reason'}")
-
-    def close(self) -> None:
-        self._closed = True
-        with contextlib.suppress(OSError):
-            self._raw.shutdown(socket.SHUT_RDWR)
-
-    def _frames(self) -> bytes:
-        """The output in all complete frames received so far; the keeper's own words are put aside."""
-        output = bytearray()
-        while len(self._buffer) >= self.HEADER.size:
-            kind, length = self.HEADER.unpack_from(self._buffer)
-            end = self.HEADER.size + length
-            if len(self._buffer) < end:
-                break
-            data = self._buffer[self.HEADER.size : end]
-            if kind == self.STDOUT:
-                output += data
-            else:
-                self._said = (self._said + data)[-2000:]
-            del self._buffer[:end]
-        return bytes(output)
-
-    def _finish(self) -> None:
-        """The stream's end is not the command's: without the keeper's last word, ask what became of the sandbox."""
-        self._stream._response.close()  # noqa: SLF001 - or the connection would wait for the garbage collector
-        self._raw.close()
-        if self._closed or self._said:
-            return
-        # The stream of a dying container ends some milliseconds before the engine says that it has died.
-        end = time.monotonic() + DIES_WITHIN
-        while self._engine.find(self._sandbox.name) == self._sandbox:
-            if time.monotonic() > end:
-                self._said = b"lost"  # the container stands: only the keeper was killed
-                return
-            time.sleep(0.02)
-        raise SandboxGone(f"container {self._sandbox.name} was started anew")
-
-
-def _read_ahead(stream: Any, raw: socket.socket) -> bytes:
-    """What came together with the head of the answer: the SDK's reader has it, and the socket has it no more."""
-    timeout = raw.gettimeout()
-    raw.setblocking(False)
-    try:
-        ahead: bytes = stream._response.raw._fp.fp.peek()  # noqa: SLF001 - the SDK shows it to nobody
-    finally:
-        raw.settimeout(timeout)
-    return ahead
+        return DockerFollowing(self.find, sandbox, stream, raw)
 
 
 @contextlib.contextmanager
@@ -319,40 +314,8 @@ def translated() -> Iterator[None]:
         raise EngineDown(f"the container engine does not answer: {error}") from error
 
 
-def workspace(name: str) -> str:
-    """The volume behind /workspace of the sandbox of that name."""
-    return f"{name}-workspace"
-
-
-def run_flags(spec: Spec, host_id: str) -> list[str]:
-    """The same container as arguments of `docker run`: for people who want to look, and for the bench's floor."""
-    labels = _labels(spec, host_id)
-    flags = [
-        "--name",
-        spec.name,
-        "--user",
-        f"{USER}:{USER}",
-        "--workdir",
-        "/workspace",
-        "--init",
-        "--read-only",
-    ]
-    flags += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges:true", "--network", "none"]
-    flags += ["--pids-limit", str(spec.pids), "--memory", spec.memory, "--cpus", str(spec.cpus)]
-    flags += ["--cpu-shares", "256", "--oom-score-adj", "500", "--log-driver", "none"]
-    if settings.SANDBOX_RUNTIME:
-        flags += ["--runtime", settings.SANDBOX_RUNTIME]
-    if settings.EXTRA_CA_FILE:
-        flags += ["--mount", f"type=bind,source={settings.EXTRA_CA_FILE},target={EXTRA_CA},readonly"]
-    flags += [f"--tmpfs={path}:{options}" for path, options in TMPFS.items()]
-    volume = [f"volume-label={key}={value}" for key, value in labels.items()]
-    flags += ["--mount", ",".join([f"type=volume,source={workspace(spec.name)},target=/workspace", *volume])]
-    flags += [f"--label={key}={value}" for key, value in labels.items()]
-    return [*flags, *(f"--env={key}={value}" for key, value in _environment(spec).items())]
-
-
-def _creation(client: docker.APIClient, spec: Spec, image: str, network_mode: str, host_id: str) -> dict[str, Any]:
-    labels = _labels(spec, host_id)
+def _creation(client: docker.APIClient, spec: Spec, image: str, link: Link, host_id: str) -> dict[str, Any]:
+    labels = labels_of(spec, host_id)
     mounts = [Mount("/workspace", workspace(spec.name), type="volume", labels=labels)]
     if settings.EXTRA_CA_FILE:
         mounts.append(Mount(EXTRA_CA, settings.EXTRA_CA_FILE, type="bind", read_only=True))
@@ -361,7 +324,10 @@ def _creation(client: docker.APIClient, spec: Spec, image: str, network_mode: st
         read_only=True,
         cap_drop=["ALL"],
         security_opt=["no-new-privileges:true"],
-        network_mode=network_mode,
+        network_mode=link.mode,
+        extra_hosts=dict(link.hosts) or None,
+        dns=list(link.dns) or None,
+        dns_opt=list(link.dns_options) or None,
         pids_limit=spec.pids,
         mem_limit=spec.memory,
         nano_cpus=int(spec.cpus * 1_000_000_000),
@@ -378,32 +344,11 @@ def _creation(client: docker.APIClient, spec: Spec, image: str, network_mode: st
         command=[],
         user=f"{USER}:{USER}",
         working_dir="/workspace",
-        environment=_environment(spec),
+        environment=environment(spec),
         labels=labels,
         host_config=cast("Any", host),
     )
     return body
-
-
-EXTRA_CA = "/etc/agentfleet-extra-ca.crt"
-
-
-def _environment(spec: Spec) -> dict[str, str]:
-    environment = {"HOME": "/tmp", "AL_SIGNAL_DIR": "/tmp/signals", **spec.env}  # noqa: S108
-    if settings.EXTRA_CA_FILE:
-        for name in (
-            "SSL_CERT_FILE",
-            "REQUESTS_CA_BUNDLE",
-            "CURL_CA_BUNDLE",
-            "GIT_SSL_CAINFO",
-            "NODE_EXTRA_CA_CERTS",
-        ):
-            environment.setdefault(name, EXTRA_CA)
-    return environment
-
-
-def _labels(spec: Spec, host_id: str) -> dict[str, str]:
-    return {f"{LABEL}.fleet": settings.FLEET, f"{LABEL}.host": host_id, **spec.labels}
 
 
 def _archive(files: Any) -> bytes:

@@ -14,26 +14,38 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from agents.ids import new_id
+from runs.sandbox import secrets
 from runs.sandbox.base import (
     Command,
-    Ending,
     Engine,
     EngineDown,
     Following,
     ImageMissing,
     Outcome,
     Sandbox,
-    SandboxError,
     SandboxGone,
     Spec,
+    outcome_of,
 )
+from runs.sandbox.ready import BIN
 
 KEEPER = Path(__file__).with_name("keeper.sh")
 BOOT = Path(__file__).with_name("boot.sh")
+
+
+@dataclass(frozen=True)
+class Build:
+    """What `build_image` was asked for."""
+
+    tag: str
+    context: bytes
+    args: Mapping[str, str]
+    labels: Mapping[str, str]
 
 
 class FakeEngine(Engine):
@@ -45,6 +57,9 @@ class FakeEngine(Engine):
         self.root.mkdir(parents=True, exist_ok=True)
         self.images = images  # None: every image exists
         self.down = False
+        self.builds: list[Build] = []  # what it was asked to build, in order
+        self.built: set[str] = set()
+        self.will_say: list[Iterable[str | Exception]] = []  # of the next builds
         self.specs: dict[str, Spec] = {}  # what this object was asked to start
         self.commands: list[Command] = []  # what it was asked to run, in order
 
@@ -62,10 +77,17 @@ class FakeEngine(Engine):
         self._answer()
         self.prepare_image(spec.image)
         self.specs[spec.name] = spec
+        try:
+            self.find(spec.name)
+        except SandboxGone:
+            self._boot(spec)
+        if writing := secrets.script(spec):
+            subprocess.run(["sh", "-s"], env=self._env(spec.name), input=writing, check=True)
+        return self.find(spec.name)
+
+    def _boot(self, spec: Spec) -> None:
         home = self._home(spec.name)
-        with contextlib.suppress(SandboxGone):
-            return self.find(spec.name)
-        for folder in (home / "run", home / "tmp", self._workspace(spec.name)):
+        for folder in (home / "run", home / "tmp", home / "credentials", self._workspace(spec.name)):
             folder.mkdir(parents=True, exist_ok=True)
         for path, content in spec.files.items():
             file = self._workspace(spec.name) / path
@@ -74,7 +96,6 @@ class FakeEngine(Engine):
         boot = subprocess.Popen(["sh", str(BOOT)], env=self._env(spec.name), start_new_session=True)
         threading.Thread(target=boot.wait, daemon=True).start()
         (home / "boot").write_text(f"{boot.pid} {new_id('fake')}")
-        return self.find(spec.name)
 
     def find(self, name: str) -> Sandbox:
         self._answer()
@@ -90,6 +111,14 @@ class FakeEngine(Engine):
         numbers = (command.timeout, command.output_limit, offset, len(command.stdin))
         words = ["run", command.call_id, *map(str, numbers), " ".join(command.forget)]
         return self._keeper(sandbox, [*words, *command.argv], env=dict(command.env), stdin=command.stdin)
+
+    def read_secrets(self, sandbox: Sandbox) -> dict[str, bytes]:
+        if self.find(sandbox.name) != sandbox:
+            raise SandboxGone(f"sandbox {sandbox.name} was started anew")
+        reading = ["sh", "-c", secrets.READ]
+        return secrets.given(
+            subprocess.run(reading, env=self._env(sandbox.name), capture_output=True, check=True).stdout
+        )
 
     def stop_commands(self, sandbox: Sandbox, *, grace: int) -> None:
         with contextlib.suppress(SandboxGone):
@@ -118,6 +147,40 @@ class FakeEngine(Engine):
         self._answer()
         return [folder.name for folder in self.root.iterdir() if not folder.name.endswith(".workspace")]
 
+    def remove_networks(self) -> None:
+        self._answer()
+
+    def build_image(
+        self, tag: str, context: bytes, *, args: Mapping[str, str], labels: Mapping[str, str]
+    ) -> Generator[str, None, None]:
+        """Nothing is run: of `will_say`, what the test has put there for this build, texts are said, errors raised."""
+        self._answer()
+        self.builds.append(Build(tag, context, dict(args), dict(labels)))
+        for said in self.will_say.pop(0) if self.will_say else ["Step 1/1 : FROM base\n"]:
+            if isinstance(said, Exception):
+                raise said
+            yield said
+        self.built.add(tag)
+
+    def has_image(self, image: str) -> str | None:
+        self._answer()
+        if image in self.built:
+            return f"sha256:{image}"
+        foreign = not image.startswith("agentfleet-") or "/" not in image
+        return f"sha256:{image}" if foreign and (self.images is None or image in self.images) else None
+
+    def built_images(self) -> list[str]:
+        self._answer()
+        return sorted(self.built)
+
+    def remove_image(self, tag: str) -> bool:
+        self._answer()
+        self.built.discard(tag)
+        return True
+
+    def remove_remains(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
         if self.down:
             raise EngineDown("the container engine does not answer: told to be down")
@@ -131,9 +194,10 @@ class FakeEngine(Engine):
     def _env(self, name: str) -> dict[str, str]:
         home = self._home(name)
         return {
-            "PATH": os.environ["PATH"],
+            "PATH": f"{BIN}:{os.environ['PATH']}",
             "HOME": str(home / "tmp"),
             "AGENTFLEET_RECORDS": str(home / "run"),
+            "AL_CREDENTIALS_PATH": str(home / "credentials"),
             "AL_ENV_FILE": str(home / "tmp" / "env.sh"),
             "AL_SIGNAL_DIR": str(home / "tmp" / "signals"),
         }
@@ -175,7 +239,7 @@ class FakeFollowing(Following):
         self._process = process
         self._closed = threading.Event()
         self._pipes = threading.Lock()  # closed by nobody while somebody reads: the number may soon be another's
-        self._said: list[str] = []
+        self._said = ""
 
     def read(self, timeout: float) -> bytes | None:
         assert self._process.stdout is not None
@@ -195,13 +259,7 @@ class FakeFollowing(Following):
         return None
 
     def outcome(self) -> Outcome:
-        endings = {"timeout": Ending.TIMEOUT, "output": Ending.OUTPUT_LIMIT}
-        match self._said:
-            case ["exit", code, *why]:
-                return Outcome(endings[why[0]] if why else Ending.EXITED, int(code))
-            case ["lost"]:
-                return Outcome(Ending.LOST)
-        raise SandboxError(f"the command could not be started: {' '.join(self._said)}")
+        return outcome_of(self._said)
 
     def close(self) -> None:
         """The reader of the pipes goes; the keeper behind them lives on, as a container's does."""
@@ -215,7 +273,7 @@ class FakeFollowing(Following):
     def _finish(self) -> None:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        self._said = self._process.stderr.read().decode().strip().rpartition("\n")[2].split()
+        self._said = self._process.stderr.read().decode().strip().rpartition("\n")[2]
         self._process.stdout.close()
         self._process.stderr.close()
         self._process.wait()

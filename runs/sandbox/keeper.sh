@@ -3,7 +3,8 @@
 #   keeper.sh run  ID TIMEOUT LIMIT OFFSET STDIN_BYTES FORGET ARGV...
 #   keeper.sh stop GRACE
 #
-# stdout: the command's output from OFFSET, raw.  stderr, last line: "exit CODE [timeout|output]" or "lost" or "cut".
+# stdout: the command's output from OFFSET, raw.
+# stderr, last line: "exit CODE [timeout|output] [signals]" or "lost" or "cut"; "signals": a signal file is there.
 # Records, one directory a command: out, child (pid), why-REASON, exit-CODE. The last two are empty files, because
 # making one still works when the output has filled the disk, and because it is atomic.
 R=${AGENTFLEET_RECORDS:-/run/agentfleet}
@@ -30,7 +31,9 @@ ended() {
     [ -e "$f" ] || continue
     why=
     for w in "$d"/why-*; do [ -e "$w" ] && why=${w##*-}; done
-    echo "exit ${f##*-} $why" >&2
+    signals=
+    for s in exit rerun return; do [ -e "${AL_SIGNAL_DIR:-/tmp/signals}/$s" ] && signals=signals; done
+    echo "exit ${f##*-} $why $signals" >&2
     exit
   done
 }
@@ -88,7 +91,11 @@ start() {
   true >"$d/out"
   # A background job of a script ignores INT and QUIT, and a program cannot take that back by itself.
   if [ "$toolset" = gnu ]; then set -- env --default-signal=INT,QUIT "$@"; fi
-  setsid "$@" <"$in" >"$d/out" 2>&1 &
+  # In a shell of its own, which becomes the command: whatever names the variables have, they are not the keeper's.
+  (
+    [ -e "$R/env" ] && . "$R/env"
+    exec setsid "$@"
+  ) <"$in" >"$d/out" 2>&1 &
   child=$!
   echo $child >"$d/child"
   watch >/dev/null 2>&1 &

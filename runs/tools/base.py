@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agents import storable
+from agents.redaction import Redactor
+from agents.spec import AgentSpec
 from runs.llm.base import ToolSchema
+from runs.models import Attempt, Run, ToolCall, WaitReason
 from runs.sandbox.base import Ending
 
 RESULT_LINES = 2000  # of a result, at most these reach the model: the head and the tail
@@ -37,11 +41,17 @@ class Result:
     text: str
     is_error: bool = False
     exit_code: int | None = None
-    status_text: str | None = None  # the run says this of itself from now on
-    rerun: bool = False  # when the run is done, another is to follow it
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", storable.text(self.text))
+
+
+@dataclass(frozen=True)
+class Park:
+    """The result is not there yet: the run waits for it without a slot, and then the tool acts again."""
+
+    reason: WaitReason
+    wake_at: datetime
 
 
 @dataclass(frozen=True)
@@ -65,8 +75,23 @@ class Hands(Protocol):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Desk:
+    """What a tool that acts in the worker acts for, and what keeps secrets out of what it stores."""
+
+    run: Run
+    attempt: Attempt
+    spec: AgentSpec
+    call: ToolCall
+    redactor: Redactor
+
+
 class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+def _no_such_way(arguments: Any, hands: Hands) -> Result:
+    raise ToolFailed("this tool does nothing in the sandbox")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +99,10 @@ class Tool:
     name: str
     description: str
     arguments: type[Arguments]
-    run: Callable[[Any, Hands], Result]
+    run: Callable[[Any, Hands], Result] = _no_such_way
+    # In the worker, for a tool that is not `in_sandbox`: what it writes and the call's end are one transaction, so it
+    # happens once, or not at all if it raises ToolFailed. It waits for nothing and asks only the database.
+    act: Callable[[Any, Desk], Result | Park] | None = None
     in_sandbox: bool = True
     risky: bool = False  # it changes what is there: the agent may have to ask first. Only for tools of the sandbox
 

@@ -9,11 +9,10 @@ from runs.tools.base import Arguments, Hands, Result, Tool, ToolFailed
 
 LONGEST_COMMAND = 100_000  # bytes; the kernel takes no argument above 128 KiB
 
-# Each call is a fresh shell; what should last goes into env.sh. bash where the image has it, else sh.
+# Each call is a fresh shell; what should last is left with `setenv`. bash where the image has it, else sh.
 ENTRY = """
 command=$1
-env=${AL_ENV_FILE:-/tmp/env.sh}
-[ -f "$env" ] && command=". '$env'
+command -v al-bash-init.sh >/dev/null && command=". al-bash-init.sh
 $command"
 command -v bash >/dev/null && exec bash -c "$command"
 exec sh -c "$command"
@@ -45,7 +44,7 @@ TOOL = Tool(
     name="bash",
     description=(
         "Run a shell command in the sandbox, in /workspace. stdout and stderr come back together. Each call is a "
-        "fresh shell: variables last only if you append `export NAME=value` to /tmp/env.sh."
+        "fresh shell: variables last only if they are set with `setenv NAME value`."
     ),
     arguments=BashArguments,
     run=run,

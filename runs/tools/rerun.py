@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from runs.tools.base import Arguments, Hands, Result, Tool
+from runs import signals
+from runs.tools.base import Arguments, Desk, Result, Tool
 
 
 class RerunArguments(Arguments):
     pass
 
 
-def run(arguments: RerunArguments, hands: Hands) -> Result:
-    return Result("Noted: when this run is done, another is started, if its kind of run may be repeated.", rerun=True)
+def act(arguments: RerunArguments, desk: Desk) -> Result:
+    signals.rerun(desk.attempt, redactor=desk.redactor)
+    return Result("Noted: when this run is done, another is started, if its kind of run may be repeated.")
 
 
 TOOL = Tool(
     name="rerun",
     description="Say that there is more work than this run should do: when it ends, another run is started.",
     arguments=RerunArguments,
-    run=run,
+    act=act,
     in_sandbox=False,
 )

@@ -188,6 +188,7 @@ const shows = {
     const { attempt: number, code, message, next } = event.data;
     note(event, `attempt ${number} failed: ${code}: ${message}; the next begins at ${clockTime(next)}`, "af-bad");
   },
+  "image.wait": (event) => note(event, `waits for its image, ${event.data.image}: it is being built`),
   pause: (event) => note(event, `waits ${event.data.seconds} s: ${event.data.code}: ${event.data.message}`, "af-bad"),
 };
 
@@ -334,7 +335,7 @@ onOpen(document.getElementById("prompt"), 0, chosen, (parts) =>
 
 // --- facts ----------------------------------------------------------------------------------------------------
 
-const CHANGES = /^(status\.|cancel\.|model\.turn|model\.lost|sandbox\.|run\.|ask|respond|pause|approval\.|input|attempt\.)/;
+const CHANGES = /^(status\.|cancel\.|model\.turn|model\.lost|sandbox\.|run\.|ask|respond|pause|image\.|approval\.|input|attempt\.)/;
 let factsDue = false;
 let factsBusy = false;
 let factsAt = 0;

@@ -1,0 +1,464 @@
+"""The commands that agents find in their sandbox: what they print, their exit codes, and what they ask the gateway.
+
+In a real container, with each way they have to speak HTTP: curl, python3, GNU wget, and busybox with its own nc.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+
+from agents import private_files
+from agents.ids import new_id
+from runs.gateway.server import Gateway
+from runs.models import Attempt, Event, Lock, Run
+from runs.sandbox.base import Command, Sandbox, Spec
+from runs.sandbox.docker import DockerEngine
+from tests.at_work import at_work, name_of, secret_of
+from tests.conftest import until
+from tests.doubles.gateway import OK, Answer, Asked, StubGateway, stub_gateway
+from tests.making import make_agent
+from tests.test_sandbox_contract import IMAGE, whole
+
+pytestmark = pytest.mark.engine
+
+CLIENTS = ["curl", "python3", "wget", "busybox"]
+SECRET = "5e1f0a7e-0000-4000-8000-00000000cafe"  # of the stub
+RECIPE = f"""\
+FROM {IMAGE}
+USER 0:0
+RUN apt-get update && apt-get install -y --no-install-recommends python3 wget busybox && rm -rf /var/lib/apt/lists/*
+USER 1000:1000
+"""
+# A folder of programs for each client, so that none finds another's. busybox has sh, od, awk and all the rest itself.
+EQUIP = """
+for client in curl python3 wget; do
+  mkdir -p /tmp/with/$client
+  for tool in sh od awk tr sed cat mkdir rm mktemp sleep timeout $client; do
+    ln -s "$(command -v $tool)" /tmp/with/$client/
+  done
+done
+mkdir /tmp/with/busybox
+busybox --install -s /tmp/with/busybox
+"""
+# `try COMMAND…` runs one with that client's shell, and says how it ended.
+TRY = 'try() { name=$1; shift; sh "/app/bin/$name" "$@" 2>>/tmp/errors; echo "$name: $?"; }\n'
+
+TEXTS = [
+    b"github://acme/app/issues/42",
+    b"deploy \"api\" \\ prod \\n \\u0041 $HOME `id` $(id) %s %d 'x' {}[]<>&;|*?~#!",
+    "naïve ünïcode ☃ 日本語 😀 \u2028\u2029\ufeff".encode(),
+    bytes(range(1, 128)),
+    b"two lines\nand line ends at the end\n\n\n",
+    b"\n",
+    b" \t leading and trailing \r\n ",
+    b"not UTF-8: \xff\xfe \xc3\x28 \xed\xa0\x80 \xf0\x9f\x98",
+    b'"\\\n\x01' * 16_384,
+    "é☃😀".encode() * 7_000,
+]
+TELLING = [3, 7, 8]  # of them, those that say most about a client
+
+
+@dataclass(frozen=True)
+class Room:
+    """A sandbox with the network of policy `gateway`, and where the gateway has to listen."""
+
+    engine: DockerEngine
+    sandbox: Sandbox
+    address: str
+
+    @property
+    def url(self) -> str:
+        return f"http://gateway:{settings.GATEWAY_PORT}"
+
+    def sh(self, script: str, client: str = "curl", **env: str) -> str:
+        """What it prints, without its errors."""
+        given = {"GATEWAY_URL": self.url, "SHUTDOWN_SECRET": SECRET, **env}
+        argv = ["sh", "-c", f"PATH=/tmp/with/{client}\n{TRY}{script}"]
+        command = Command(call_id=new_id("call"), argv=argv, timeout=100, env=given)
+        output, outcome = whole(self.engine.exec(self.sandbox, command))
+        assert outcome.exit_code == 0, output
+        return output.decode()
+
+    def tries(self, *commands: str, client: str = "curl", **env: str) -> list[str]:
+        """The lines that these commands print, each followed by its name and exit code."""
+        return self.sh("\n".join(f"try {command}" for command in commands), client, **env).splitlines()
+
+    @contextmanager
+    def stub(self, answers: Callable[[Asked], Answer] = lambda _: OK) -> Iterator[StubGateway]:
+        with stub_gateway(self.address, settings.GATEWAY_PORT, answers) as stub:
+            yield stub
+
+    @contextmanager
+    def gateway(self) -> Iterator[None]:
+        """The real one, on the test's database."""
+        gateway = Gateway(Path(settings.HOME) / "gateway.json")
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        try:
+            asyncio.run_coroutine_threadsafe(gateway.look(), loop).result(10)
+            yield
+        finally:
+            asyncio.run_coroutine_threadsafe(gateway.stop(), loop).result(10)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[str]:
+    tag = f"agentfleet-test-commands:{new_id('image')}"
+    build = ["docker", "build", "-q", "-t", tag, "-"]
+    subprocess.run(build, input=RECIPE, text=True, check=True, capture_output=True, timeout=200)
+    yield tag
+    subprocess.run(["docker", "rmi", "-f", tag], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def room(image: str) -> Iterator[Room]:
+    engine = DockerEngine(new_id("commands"))
+    name = f"agentfleet-test-{new_id('box')}"
+    texts = {f"texts/{number:02}": text for number, text in enumerate(TEXTS)}
+    try:
+        sandbox = engine.start(Spec(name=name, image=image, network="gateway", files=texts))
+        (address,) = private_files.read_json(Path(settings.HOME) / "gateway.json")["addresses"]
+        equipped = Command(call_id="equip", argv=["sh", "-c", EQUIP], timeout=60)
+        assert whole(engine.exec(sandbox, equipped))[1].exit_code == 0
+        yield Room(engine, sandbox, address)
+    finally:
+        engine.remove(name)
+        engine.remove_workspace(name)
+        engine.remove_networks()
+        ready = engine.prepare_image(image)
+        engine.close()
+        subprocess.run(["docker", "rmi", "-f", ready], check=True, capture_output=True)
+
+
+def by_key(asked: Asked) -> Answer:
+    """A lock's key, an agent's name or a call's id that is a number is the status to answer with."""
+    words = [asked.body.get("resourceKey"), asked.body.get("targetAgent"), asked.path.rpartition("/")[2]]
+    number = next((int(word) for word in words if word and word.isdigit()), 200)
+    return number, json.dumps({"ok": number == 200, "was": number}, separators=(",", ":"))
+
+
+# --- what stands in the contract's tables -------------------------------------------------------------------------
+
+CODES = {200: 0, 409: 1, 404: 2, 403: 3, 400: 4, 503: 5, 413: 7, 422: 7, 502: 10, 504: 11, 500: 12}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_status_becomes_an_exit_code_and_the_body_is_printed(room: Room, client: str) -> None:
+    names = ["rlock {}", "runlock {}", "rlock-heartbeat {}", "al-call {} </dev/null", "al-check {}"]
+    wanted = [(name.format(status), status) for status in CODES for name in (names if status == 409 else names[:1])]
+    expected: list[str] = []
+    for command, status in wanted:
+        body = f'{{"ok":{str(status == 200).lower()},"was":{status}}}'
+        expected += [body, f"{command.split()[0]}: {CODES[status]}"]
+    with room.stub(by_key):
+        assert room.tries(*(command for command, _ in wanted), client=client) == expected
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_each_command_asks_for_what_its_name_says(room: Room, client: str) -> None:
+    with room.stub() as stub:
+        room.tries(
+            "rlock 'a key'",
+            "runlock 'a key'",
+            "rlock-heartbeat 'a key'",
+            "al-call planner </dev/null",
+            "al-subagent planner </dev/null",
+            "al-check ab-12",
+            "al-subagent-check 'a/b?c'",
+            "al-status two words",
+            "al-rerun",
+            "al-return 1 2",
+            "al-shutdown",
+            "al-shutdown out of order",
+            client=client,
+        )
+    lock, called = {"resourceKey": "a key"}, {"targetAgent": "planner", "context": ""}
+    asked = [
+        ("/locks/acquire", lock),
+        ("/locks/release", lock),
+        ("/locks/heartbeat", lock),
+        ("/calls", called),
+        ("/calls", called),
+        ("/calls/ab-12", {}),
+        ("/calls/a/b?c", {}),
+        ("/signals/status", {"text": "two words"}),
+        ("/signals/rerun", {}),
+        ("/signals/return", {"value": "1 2"}),
+        ("/shutdown", {"reason": "agent requested shutdown"}),
+        ("/shutdown", {"reason": "out of order"}),
+    ]
+    expected = [
+        Asked("GET", path, SECRET, {}) if not body and "calls" in path else Asked("POST", path, "", body)
+        for path, body in asked
+    ]
+    posted = [Asked("POST", each.path, "", {**each.body, "secret": SECRET}) for each in expected]
+    assert [Asked(each.method, each.path, each.bearer * (each.method == "GET"), each.body) for each in stub.asked] == [
+        each if each.method == "GET" else post for each, post in zip(expected, posted, strict=True)
+    ]
+    assert not [line for line in stub.arguments if SECRET in line]
+    assert any(client.replace("busybox", "nc") in line for line in stub.arguments), "nobody has looked"
+
+
+def test_wrong_use_is_told_before_anybody_is_asked(room: Room) -> None:
+    def told(name: str, usage: str, key: str) -> list[str]:
+        start = {"status": "error"} if key == "errorMessage" else {} if name.endswith("wait") else {"ok": False}
+        return [json.dumps({**start, key: f"usage: {usage}"}, separators=(",", ":")), f"{name}: 9"]
+
+    uses = [
+        *(told(name, f"{name} <resourceKey>", "error") for name in ("rlock", "runlock", "rlock-heartbeat")),
+        *(told(name, f"echo ctx | {name} <agent>", "reason") for name in ("al-call", "al-subagent")),
+        *(told(name, f"{name} <callId>", "errorMessage") for name in ("al-check", "al-subagent-check")),
+        *(
+            told(name, f"{name} <callId> [callId...] [--timeout N]", "error")
+            for name in ("al-wait", "al-subagent-wait", "al-wait", "al-wait", "al-wait", "al-wait")
+        ),
+        *(told("al-status", 'al-status "<text>"', "error") for _ in range(2)),
+        *(told("al-exit", "al-exit [code]", "error") for _ in range(4)),
+        *(told("rlock", "rlock <resourceKey>", "error") for _ in range(2)),
+    ]
+    with room.stub() as stub:
+        lines = room.tries(
+            *["rlock", "runlock", "rlock-heartbeat", "al-call", "al-subagent", "al-check", "al-subagent-check"],
+            *["al-wait", "al-subagent-wait", "al-wait --timeout 5", "al-wait a --timeout", "al-wait a --timeout x"],
+            *["al-wait 'a b'", "al-status", "al-status ''", "al-exit one", "al-exit -1", "al-exit 256", "al-exit ''"],
+            *["rlock ''", "rlock github issue 42"],
+        )
+    assert lines == [line for use in uses for line in use]
+    assert stub.asked == []
+
+
+def test_without_a_gateway_locks_are_free_and_calls_are_refused(room: Room) -> None:
+    lines = room.tries(
+        *["rlock k", "runlock k", "rlock-heartbeat k", "al-call a </dev/null", "al-check a", "al-wait a"],
+        *["al-shutdown", "al-status x", "al-rerun", "al-return x", "al-exit"],
+        GATEWAY_URL="",
+    )
+    assert lines == [
+        *['{"ok":true}', "rlock: 0", '{"ok":true}', "runlock: 0", '{"ok":true}', "rlock-heartbeat: 0"],
+        *['{"ok":false,"reason":"no gateway"}', "al-call: 5"],
+        *['{"status":"error","errorMessage":"no gateway"}', "al-check: 5", '{"error":"no gateway"}', "al-wait: 5"],
+        *["al-shutdown: 0", '{"ok":true}', "al-status: 0", '{"ok":true}', "al-rerun: 0"],
+        *['{"ok":true}', "al-return: 0", '{"ok":true}', "al-exit: 0"],
+    ]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_gateway_that_is_not_there_is_exit_code_6_and_stops_no_signal(room: Room, client: str) -> None:
+    asking = ["rlock k", "al-call a </dev/null", "al-check a"]
+    assert room.tries(*asking, "al-shutdown", "al-status x", "al-rerun", "al-return x", client=client) == [
+        *["rlock: 6", "al-call: 6", "al-check: 6", "al-shutdown: 0"],
+        *['{"ok":true}', "al-status: 0", '{"ok":true}', "al-rerun: 0", '{"ok":true}', "al-return: 0"],
+    ]
+    assert f"no answer from the gateway at {room.url}" in room.sh("cat /tmp/errors; rm /tmp/errors")
+
+
+def test_an_image_without_any_client_says_what_it_lacks(room: Room) -> None:
+    nothing = "rm -f /tmp/errors; cp -a /tmp/with/curl /tmp/without; rm /tmp/without/curl; PATH=/tmp/without\n"
+    tries = "try rlock k; try al-call a </dev/null; try al-check a; try al-wait a; try al-status x; cat /tmp/errors"
+    with room.stub() as stub:
+        lines = room.sh(f"PATH=$PATH:/bin; {nothing}{tries}").splitlines()
+    lacking = "this image has no curl, python3, GNU wget or nc"
+    assert lines[:-4] == [
+        *[f'{{"ok":false,"error":"{lacking}"}}', "rlock: 6", f'{{"ok":false,"reason":"{lacking}"}}', "al-call: 6"],
+        *[f'{{"status":"error","errorMessage":"{lacking}"}}', "al-check: 6", f'{{"error":"{lacking}"}}', "al-wait: 6"],
+        *['{"ok":true}', "al-status: 0"],
+    ]
+    assert lines[-4:] == [f"{name}: {lacking}" for name in ("rlock", "al-call", "al-check", "al-wait")]
+    assert stub.asked == []
+
+
+def test_signals_are_left_in_their_files(room: Room) -> None:
+    script = """
+    AL_SIGNAL_DIR=/tmp/here/signals; export AL_SIGNAL_DIR; cd /tmp
+    show() { for f in here/signals/*; do printf '%s=<%s>\\n' "${f##*/}" "$(cat "$f" && echo .)"; done; rm -r here; }
+    try al-status 'Reading "it"'; try al-rerun; try al-return a 'b  c'; try al-exit; show
+    printf 'line\\nline\\n\\n' | sh /app/bin/al-return; try al-exit 42; show
+    """
+    ended = [line for name in ("status", "rerun", "return", "exit") for line in ('{"ok":true}', f"al-{name}: 0")]
+    assert room.sh(script, GATEWAY_URL="").splitlines() == [
+        *ended,
+        *["exit=<15.>", "rerun=<.>", "return=<a b  c.>", 'status=<Reading "it".>'],
+        *['{"ok":true}', '{"ok":true}', "al-exit: 0", "exit=<42.>", "return=<line", "line.>"],
+    ]
+
+
+# --- waiting for calls --------------------------------------------------------------------------------------------
+
+
+class Calls:
+    """How calls stand, each time somebody asks; the last answer stays."""
+
+    def __init__(self, **calls: Sequence[Answer]) -> None:
+        self._calls = {name.replace("_", "-"): list(answers) for name, answers in calls.items()}
+
+    def __call__(self, asked: Asked) -> Answer:
+        answers = self._calls[asked.path.removeprefix("/calls/").partition("?")[0]]
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+
+RUNNING: Answer = (200, '{"status":"running"}')
+DONE: Answer = (200, '{"status":"completed","returnValue":"said \\"status\\":\\"running\\" {\\n}"}')
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_wait_gives_all_calls_when_all_are_over(room: Room, client: str) -> None:
+    failed, gone = (200, '{"status":"error","errorMessage":"x"}'), (404, '{"error":"call not found"}')
+    calls = Calls(a=[(200, '{"status":"pending"}'), RUNNING, DONE], b=[failed], c=[gone], d=[(403, "no")])
+    with room.stub(calls) as stub:
+        said, end = room.tries("al-wait a b --timeout 60 c a d", client=client)
+    assert end == "al-wait: 0"
+    results = json.loads(said)
+    assert list(results) == ["a", "b", "c", "d"]
+    assert results["a"] == json.loads(DONE[1])
+    assert (results["b"], results["c"]) == (json.loads(failed[1]), json.loads(gone[1]))
+    assert results["d"] == {"status": "error", "errorMessage": "the gateway answered no JSON"}
+    assert [asked.path for asked in stub.asked][:2] == ["/calls/a?wait=15"] * 2
+    assert {asked.bearer for asked in stub.asked} == {SECRET}
+
+
+def test_wait_ends_with_its_time_and_says_what_is_known(room: Room) -> None:
+    with room.stub(Calls(a=[RUNNING], b=[DONE])):
+        lines = room.tries("al-wait --timeout=1 a b", "al-subagent-wait a b --timeout 0")
+    expected = f'{{"a":{RUNNING[1]},"b":{DONE[1]}}}'
+    assert lines == [expected, "al-wait: 8", expected, "al-subagent-wait: 8"]
+
+
+def test_wait_outlives_a_gateway_that_is_started_again(room: Room) -> None:
+    waited: list[str] = []
+    waiting = threading.Thread(target=lambda: waited.extend(room.tries("al-wait a --timeout 60")))
+    with room.stub(Calls(a=[(503, '{"error":"the database does not answer"}'), RUNNING])) as stub:
+        waiting.start()
+        until(lambda: len(stub.asked) > 1)
+    with room.stub(Calls(a=[DONE])):
+        waiting.join()
+    assert waited == [f'{{"a":{DONE[1]}}}', "al-wait: 0"]
+
+
+def test_wait_for_a_gateway_that_is_gone_still_prints_json(room: Room) -> None:
+    lost = {"status": "error", "errorMessage": "no answer from the gateway"}
+    said, end = room.tries("al-wait a b --timeout 1")
+    assert (json.loads(said), end) == ({"a": lost, "b": lost}, "al-wait: 8")
+
+
+# --- variables ----------------------------------------------------------------------------------------------------
+
+
+def test_setenv_keeps_variables_of_any_text(room: Room) -> None:
+    script = """
+    AL_ENV_FILE=/tmp/vars.sh; export AL_ENV_FILE; rm -f $AL_ENV_FILE
+    try setenv A 1
+    try setenv B "it's" C '$(id) `id` "x" \\' setenv D 'two
+lines
+' setenv E ''
+    try setenv; try setenv X; try setenv 1X y; try setenv A-B y; try setenv Y 1 'a b' 2; try setenv Y
+    . $AL_ENV_FILE; printf '<%s>' "$A" "$B" "$C" "$D" "$E" "${Y-unset}"; echo
+    sh -c 'printf "<%s>\\n" "$B"'
+    """
+    assert room.sh("rm -f /tmp/errors\n" + script).splitlines() == [
+        *["set 1 variable", "setenv: 0", "set 4 variables", "setenv: 0", *["setenv: 1"] * 6],
+        *['<1><it\'s><$(id) `id` "x" \\><two', "lines", "><><unset>", "<it's>"],
+    ]
+    usage = "usage: setenv NAME value [NAME2 value2 ...]"
+    invalid = [f"setenv: invalid variable name: {name}" for name in ("1X", "A-B", "a b")]
+    assert room.sh("cat /tmp/errors").splitlines() == [usage, usage, *invalid, usage]
+
+
+@pytest.mark.parametrize("shell", ["bash", "dash", "busybox sh"])
+def test_the_function_setenv_counts_at_once_in_every_shell(room: Room, shell: str) -> None:
+    script = """
+    rm -f /tmp/vars.sh; export AL_ENV_FILE=/tmp/vars.sh PATH=/app/bin:/bin:/usr/bin
+    for n in 1 2; do
+      %s -ec '. al-bash-init.sh; echo "[${N-}]"; setenv N "a'\\''b"; echo "[$N]"; setenv 1 2 || echo no'
+    done
+    """
+    printed = room.sh(script % shell).replace("setenv: invalid variable name: 1\n", "")
+    once = "set 1 variable\n[a'b]\nno\n"
+    assert printed == f"[]\n{once}[a'b]\n{once}"
+
+
+# --- any text, through the real gateway ---------------------------------------------------------------------------
+
+SAY = """
+cd /workspace/texts
+for file in {files}; do
+  text=$(cat $file && echo .)
+  text=${{text%.}}
+  try rlock "$text"; try al-call planner <$file; try al-return "$text"; try al-status "$text"
+done
+"""
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("client", CLIENTS)
+def test_any_text_arrives_byte_for_byte(room: Room, client: str) -> None:
+    numbers = range(len(TEXTS)) if client == "curl" else TELLING
+    texts = [TEXTS[number].decode("utf-8", "replace") for number in numbers]
+    files = " ".join(f"{number:02}" for number in numbers)
+    caller = at_work("dev")
+    make_agent("planner")
+    with room.gateway():
+        lines = room.sh(SAY.format(files=files), client, SHUTDOWN_SECRET=secret_of(caller)).splitlines()
+    names = ["rlock", "al-call", "al-return", "al-status"]
+    assert lines[1::2] == [f"{name}: 0" for name in names] * len(texts)
+    assert {lock.key for lock in Lock.objects.all()} == set(texts)
+    called = Run.objects.filter(agent__name="planner").order_by("created_at", "pk")
+    assert [run.trigger_context["context"] for run in called] == texts
+    assert told(caller, "signal.return", "value") == [text[:1000] for text in texts]
+    assert told(caller, "status.text", "text") == [text[:500] for text in texts]
+    assert Run.objects.get(pk=caller.run_id).return_value == texts[-1]
+
+
+def told(attempt: Attempt, event: str, key: str) -> list[str]:
+    """What the events of that type say."""
+    rows = Event.objects.filter(run_id=attempt.run_id, type=event).order_by("number")
+    return [data[key] for data in rows.values_list("data", flat=True)]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_real_gateway_and_the_commands_understand_each_other(room: Room) -> None:
+    first, second = at_work("dev"), at_work("dev")
+    make_agent("planner")
+    key = "github issue acme/app#42"
+
+    def tries(*commands: str, secret: str) -> list[str]:
+        return room.tries(*commands, SHUTDOWN_SECRET=secret)
+
+    with room.gateway():
+        mine = tries(f"rlock '{key}'", f"rlock-heartbeat '{key}'", "al-rerun", secret=secret_of(first))
+        assert mine[:2] == [f'{{"ok":true,"resourceKey":"{key}"}}', "rlock: 0"]
+        assert json.loads(mine[2])["expiresAt"] == Lock.objects.get().expires_at.timestamp() * 1000 // 1
+        assert mine[3:] == ["rlock-heartbeat: 0", '{"ok":true}', "al-rerun: 0"]
+        assert Run.objects.get(pk=first.run_id).rerun_requested
+
+        theirs = tries(f"rlock '{key}'", f"runlock '{key}'", "runlock other", secret=secret_of(second))
+        assert json.loads(theirs[0])["holder"] == name_of(first)
+        assert theirs[1:] == [
+            *["rlock: 1", json.dumps({"ok": False, "reason": f"held by {name_of(first)}"}, separators=(",", ":"))],
+            *["runlock: 1", '{"ok":false,"reason":"lock not found"}', "runlock: 2"],
+        ]
+        assert tries("rlock k", "al-check x", secret="nobody's")[1::2] == ["rlock: 3", "al-check: 3"]
+
+        said, _ = tries("al-call planner </dev/null", secret=secret_of(first))
+        call = json.loads(said)["callId"]
+        assert tries(f"al-check {call}", "al-check other", f"al-wait {call} --timeout 0", secret=secret_of(first)) == [
+            *['{"status":"pending"}', "al-check: 0", '{"error":"call not found"}', "al-check: 2"],
+            *[f'{{"{call}":{{"status":"pending"}}}}', "al-wait: 8"],
+        ]
+        assert tries(f"al-check {call}", secret=secret_of(second))[1] == "al-check: 2"
+        killed, end = tries("al-shutdown", secret=secret_of(second))
+        assert (json.loads(killed)["killed"], end) == (True, "al-shutdown: 0")
+        assert tries(f"runlock '{key}'", secret=secret_of(second))[1] == "runlock: 3"
