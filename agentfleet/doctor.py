@@ -110,6 +110,7 @@ def checks_for(place: Place) -> Iterator[tuple[str, Callable[[Place], str]]]:
     yield "port", look_at_port
     yield "processes", look_at_processes
     if place.is_up:
+        yield "gateway", look_at_gateway
         yield "worker", look_at_worker
         yield "schedules", look_at_schedules
     yield "model keys", look_at_model_keys
@@ -283,6 +284,20 @@ def look_at_processes(place: Place) -> str:
         logs = ", ".join(place.log(role) for role in dead)
         raise Wrong(f"{', '.join(dead)} not alive: see {logs}, then `agentfleet down` and `up`")
     return f"{', '.join(up.ROLES)} are alive"
+
+
+def look_at_gateway(place: Place) -> str:
+    """It listens where the worker's network is, if that has been made."""
+    said = private_files.read_json(place.home / "gateway.json")
+    if not said.get("addresses"):
+        return "no sandbox has needed it yet"
+    for address in said["addresses"]:
+        url = f"http://[{address}]:{said['port']}" if ":" in address else f"http://{address}:{said['port']}"
+        try:
+            httpx.get(f"{url}/health", timeout=PATIENCE, trust_env=False).raise_for_status()
+        except httpx.HTTPError as error:
+            raise Wrong(f"{url} does not answer ({error}), so no sandbox gets locks: {place.log('gateway')}") from error
+    return f"it answers at {', '.join(said['addresses'])}, port {said['port']}"
 
 
 # --- what the database says -------------------------------------------------------------------------------------

@@ -29,7 +29,11 @@ class Redactor:
         forms = {form for value in values for secret in _secrets(value) for form in _forms(secret)}
         forms.update(line for value in values for line in (*_lines(value), *_wrapped(value)))
         self._forms = sorted(forms, key=len, reverse=True)
-        self._pattern = re.compile(_alternatives(self._forms)) if forms else None
+        self._by_prefix: dict[bytes, list[bytes]] = defaultdict(list)  # the longest first
+        for form in self._forms:
+            self._by_prefix[form[:SHORTEST]].append(form)
+        # Of prefixes alone: a pattern with whole keys in it takes a tenth of a second to compile.
+        self._pattern = re.compile(_alternatives(self._by_prefix)) if forms else None
         self._beginning = re.compile(_beginnings(forms)) if forms else None
 
     def text(self, text: str) -> str:
@@ -38,7 +42,11 @@ class Redactor:
         return self.raw(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
     def raw(self, data: bytes) -> bytes:
-        return self._pattern.sub(MARK.encode(), data) if self._pattern else data
+        clean, done = [], 0
+        for start, end in self._matches(data):
+            clean += [data[done:start], MARK.encode()]
+            done = end
+        return b"".join([*clean, data[done:]]) if done else data
 
     def json(self, value: Any) -> Any:
         """A JSON value with every string in it cleaned, keys too."""
@@ -57,18 +65,30 @@ class Redactor:
         unfinished = self._unfinished(data)
         held_from = next(unfinished, len(data))
         clean, done = [], 0
-        for match in self._pattern.finditer(data) if self._pattern else ():
+        for start, end in self._matches(data):
             # A form that began before this one, or with it and is longer, may still be completed.
             while held_from < done:
                 held_from = next(unfinished, len(data))
-            if held_from <= match.start():
+            if held_from <= start:
                 break
-            clean += [data[done : match.start()], MARK.encode()]
-            done = match.end()
+            clean += [data[done:start], MARK.encode()]
+            done = end
         while held_from < done:
             held_from = next(unfinished, len(data))
         clean.append(data[done:held_from])
         return b"".join(clean), held_from
+
+    def _matches(self, data: bytes) -> Iterator[tuple[int, int]]:
+        """Where forms begin and end in `data`, in order and apart from each other."""
+        at = 0
+        while self._pattern is not None and (match := self._pattern.search(data, at)) is not None:
+            at = match.start()
+            form = next((form for form in self._by_prefix[match[0]] if data.startswith(form, at)), None)
+            if form is None:
+                at += 1
+            else:
+                yield at, at + len(form)
+                at += len(form)
 
     def _unfinished(self, data: bytes) -> Iterator[int]:
         """Where in `data` a form begins that the next bytes may complete, in order."""

@@ -215,7 +215,8 @@ def look_around(run_id: str) -> None:
         return
     if run.terminal:
         wake_parked([run.parent_id] if run.parent_id else [])
-        cancel_called(Q(parent=run))
+        if run.status != Status.FINISHED:
+            cancel_called(Q(parent=run))
     elif run.wait_reason == WaitReason.HANDOFF:
         wake_parked([run.pk])
     elif run.wait_reason == WaitReason.TRIGGER:
@@ -225,7 +226,7 @@ def look_around(run_id: str) -> None:
 def sweep() -> None:
     """The same for all runs: bells may be lost."""
     parked = Run.objects.filter(status=Status.WAITING, wait_reason=WaitReason.HANDOFF, wake_at__isnull=False)
-    wake_parked(list(parked.values_list("pk", flat=True)))
+    wake_parked(list(parked.order_by("wake_at").values_list("pk", flat=True)))
     cancel_called(Q(parent__isnull=False))
 
 
@@ -247,10 +248,15 @@ def cancel_called(which: Q) -> None:
     gone = Q(parent__status=Status.CANCELED) | Q(parent__status=Status.FAILED, parent__error__code=signals.SHUTDOWN)
     for statuses in LIVE:
         orphans = Run.objects.filter(statuses, which, gone, trigger=TriggerKind.CALL, cancel_requested_at=None)
-        for run_id in orphans.order_by("pk").values_list("pk", flat=True)[:100]:
+        for run_id in orphans.order_by().values_list("pk", flat=True)[:100]:
             if not lifecycle.cancel_idle(run_id):
                 lifecycle.request_cancel(run_id)
 
 
 # One query each, so that the index of each serves it.
-LIVE = (Q(status=Status.PENDING), Q(status=Status.PROCESSING), Q(status=Status.WAITING))
+LIVE = (
+    Q(status=Status.PENDING),
+    Q(status=Status.PROCESSING, has_slot=True),
+    Q(status=Status.PROCESSING, has_slot=False),
+    Q(status=Status.WAITING),
+)

@@ -16,6 +16,7 @@ QUEUE_DEAF = "queue.deaf"
 ENGINE_DOWN = "engine.down"
 RUN_SILENT = "run.silent"
 LINE_STUCK = "line.stuck"
+AGENT_SHUT_DOWN = "agent.shutdown"
 
 
 def begin(kind: str, subject: str, message: str) -> bool:

@@ -31,6 +31,7 @@ def succeeded(agent_id: int) -> None:
 def mend(agent: Agent, why: str) -> None:
     """Forget the failures and let the line move."""
     Agent.objects.filter(pk=agent.pk).update(failures_in_a_row=0, broken_at=None, probe_at=None)
+    alerts.end(alerts.AGENT_SHUT_DOWN, str(agent.pk))
     if agent.broken:
         journal.note(agent, "breaker.closed", {"reason": why})
         alerts.end(KIND, str(agent.pk))

@@ -39,6 +39,7 @@ PAGES = {
     alerts.SCHEDULE_LATE: AGENT,
     alerts.LINE_STUCK: AGENT,
     breaker.KIND: AGENT,
+    alerts.AGENT_SHUT_DOWN: AGENT,
     images.FAILED: AGENT,
     "dead_letters": AGENT,
     alerts.RUN_SILENT: RUN,

@@ -34,6 +34,8 @@ USED = timedelta(hours=1)  # how exactly the last use of an image is known
 LOOK_AGAIN = timedelta(minutes=10)  # a run that nobody has woken looks for its image itself
 RECIPE = 1  # raise it when images are made in another way: all are built anew
 FAILED = "image.failed"  # an alert
+APK_FILE = "agentfleet-apk"  # in the context too, for Dockerfiles that were written for Alpine
+APK = Path(__file__).parent / "sandbox" / "image" / "apk"
 CA_FILE = "agentfleet-extra-ca.crt"  # in the context of a build, where the fleet has certificates of its own
 
 
@@ -51,7 +53,7 @@ class Recipe:
     def context(self) -> bytes:
         """A tar of what the build may take from, and its Dockerfile. The same files give the same bytes."""
         files = _folder(self.version, shared=self.shared)
-        return _tar({**_wanted(files), **_certificates(), dockerfiles.NAME: self.dockerfile.encode()})
+        return _tar({**_wanted(files), **_ours(files), dockerfiles.NAME: self.dockerfile.encode()})
 
 
 @dataclass(frozen=True)
@@ -116,13 +118,11 @@ def _need(version_id: int, base_id: str, host_id: str, certificates: str) -> Nee
         files = _folder(version_id, shared=shared)
         if dockerfiles.does_something(_text(files)):
             base = recipes[-1].tag if recipes else base_id
-            recipes.append(_recipe(version, files, base, host_id, certificates, shared=shared))
+            recipes.append(_recipe(version, files, base, host_id, shared=shared))
     return Need(version.agent_id, version.agent.workspace_id, tuple(recipes))
 
 
-def _recipe(
-    version: AgentVersion, files: Mapping[str, bytes], base: str, host_id: str, certificates: str, *, shared: bool
-) -> Recipe:
+def _recipe(version: AgentVersion, files: Mapping[str, bytes], base: str, host_id: str, *, shared: bool) -> Recipe:
     agent = version.agent
     labels = {"agentfleet.fleet": settings.FLEET, "agentfleet.built-by": host_id}
     text = _rewritten(files, base, labels)
@@ -130,7 +130,7 @@ def _recipe(
     if not shared:
         labels["agentfleet.agent"] = agent.name
     args = _arguments(files, version.read().build_args)
-    digest = _digest([RECIPE, text, labels, args, certificates], _wanted(files))
+    digest = _digest([RECIPE, text, labels, args], {**_wanted(files), **_ours(files)})
     tag = f"{repository_of(agent, shared=shared)}:{digest}"
     return Recipe(tag, version.pk, shared, text, tuple(args.items()), tuple(labels.items()))
 
@@ -175,6 +175,8 @@ def _rewritten(files: Mapping[str, bytes], base: str, labels: Mapping[str, str])
     lines = ["LABEL " + " ".join(f'{name}="{value}"' for name, value in labels.items())]
     if settings.EXTRA_CA_FILE:
         lines += [f"COPY {CA_FILE} {EXTRA_CA}", *(f"ARG {name}={EXTRA_CA}" for name in CA_VARIABLES)]
+    if _speaks_of_apk(files):
+        lines.append(f"COPY {APK_FILE} /usr/local/sbin/apk")
     return dockerfiles.rewritten(_text(files), base, after_from=lines)
 
 
@@ -183,6 +185,16 @@ def _arguments(files: Mapping[str, bytes], said: Mapping[str, str]) -> dict[str,
     content = hashlib.sha256(_tar(files)).hexdigest()[:8]
     given = {"GIT_SHA": content, "VERSION": importlib.metadata.version("agentfleet"), **said}
     return {name: given[name] for name in sorted(dockerfiles.arguments(_text(files)) & given.keys())}
+
+
+def _ours(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What a build is given besides its folder."""
+    return {**_certificates(), **({APK_FILE: APK.read_bytes()} if _speaks_of_apk(files) else {})}
+
+
+def _speaks_of_apk(files: Mapping[str, bytes]) -> bool:
+    """The seed's base is an Alpine, and the Dockerfiles that were written for it install with `apk`."""
+    return re.search(r"\bapk\b", _text(files)) is not None
 
 
 def _certificates() -> dict[str, bytes]:

@@ -289,7 +289,11 @@ def fail_idle(run_id: str, error: dict[str, Any]) -> bool:
     `error` holds nothing secret.
     """
     sets = {"change_reason": error["code"], "error": error}
-    return any(_end_idle("fail", run_id, old, **sets) for old in (Status.WAITING, Status.PROCESSING))
+    with transaction.atomic():
+        failed = any(_end_idle("fail", run_id, old, **sets) for old in (Status.WAITING, Status.PROCESSING))
+        if failed:
+            breaker.failed(Run.objects.values_list("agent_id", flat=True).get(pk=run_id), error["code"])
+    return failed
 
 
 def _cancel_idle(run_id: str, old: Status, reason: str = "") -> bool:

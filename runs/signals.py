@@ -21,7 +21,6 @@ from runs.events import New
 from runs.models import TERMINAL, Attempt, Run
 
 SHUTDOWN = "SHUTDOWN"  # the code of a run that its agent has ended at once
-ALERT = "run.shutdown"
 RERUN = 42
 UNRECOVERABLE = 15  # the exit code of who names none
 CODES = 256  # an exit code is a byte
@@ -73,14 +72,14 @@ def shutdown(attempt: Attempt, reason: str, details: str = "") -> str:
     """
     redactor = secrets.redactor_of(attempt)
     message = redactor.text(storable.text(reason)) or "the agent has shut itself down"
-    error: dict[str, Any] = {"code": SHUTDOWN, "message": message}
-    if details:
-        error["details"] = redactor.text(storable.text(details))
-    wish = New("shutdown.requested", {"reason": message, "details": error.get("details", "")})
+    more = {"details": redactor.text(storable.text(details))} if details else {}
     with transaction.atomic():
+        wish = New("shutdown.requested", {"reason": message, **more})
+        error = {"code": SHUTDOWN, "message": message, **more}
         _say(attempt, wish, redactor, cancel_requested_at=clock.now(), error=error)
         Attempt.objects.filter(pk=attempt.pk).update(gateway_digest="")
-        alerts.begin(ALERT, attempt.run_id, f"{attempt.run_id} has shut itself down: {message}")
+        said = f"{attempt.run_id} has shut itself down: {message}"
+        alerts.begin(alerts.AGENT_SHUT_DOWN, str(attempt.run.agent_id), said)
         bells.ring_run(attempt.run_id, attempt.host_id)
     lifecycle.fail_idle(attempt.run_id, error)
     return attempt.sandbox_name

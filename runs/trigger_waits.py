@@ -74,7 +74,7 @@ def sweep() -> None:
     """Wake those whose bell was lost."""
     parked = Run.objects.filter(status=Status.WAITING, wait_reason=WaitReason.TRIGGER, wake_at__isnull=False)
     come = parked.filter(trigger_waits__state=TriggerWaitState.RESUMED, trigger_waits__call__state="started")
-    for run_id in come.values_list("pk", flat=True)[:100]:
+    for run_id in come.order_by("wake_at").values_list("pk", flat=True)[:100]:
         wake(run_id)
 
 

@@ -120,7 +120,7 @@ def watchdog() -> timedelta:
 
 def silent_runs(now: datetime) -> dict[str, str]:
     """Runs at work that have shown nothing for too long, each with what to say."""
-    at_work = Run.objects.filter(status=Status.PROCESSING, has_slot=True)
+    at_work = Run.objects.filter(status=Status.PROCESSING, has_slot=True, slot_lent_at=None)
     silent = at_work.annotate(last=Coalesce("progress_at", "started_at")).filter(last__lt=now - watchdog())
     return {
         run_id: f"run {run_id} of agent {name} is at work and has shown nothing since {last:%Y-%m-%d %H:%M:%S} UTC: "

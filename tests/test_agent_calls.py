@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import yaml
+from django.db import connection
 from django.utils import timezone
 
 from agents.models import Agent, AgentFile, Workspace
 from runs import agent_calls, attempt_keys, inputs, lifecycle, queue
 from runs.agent_calls import NoSuchCall, Refused
 from runs.models import Attempt, InputMode, Run, TriggerKind
-from tests.conftest import DrivenClock, DrivenWorker, Points
+from tests.conftest import PATIENCE, DrivenClock, DrivenWorker, Points
 from tests.making import ask, make_agent, submit
-from tests.test_engine import Killed, data, kill, reload, successor, told, types
+from tests.test_engine import Killed, data, kill, reload, successor, told
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
 
@@ -311,15 +313,25 @@ def test_a_caller_that_finishes_or_fails_leaves_its_calls_running(worker: Driven
     assert list(Run.objects.exclude(parent=None).values_list("status", flat=True)) == ["waiting", "waiting"]
 
 
+# --- at the same time ---------------------------------------------------------------------------------------------
+
+
 def test_calls_at_the_same_time_never_overfill_the_line(worker: DrivenWorker) -> None:
+    """One slot in use, one place in the line: of six callers one gets it, and five are told."""
     helper = make_agent("helper", max_work_queue=1, turns=[{"tools": [ask("well?")]}])
-    caller = caller_of(worker)
+    submit(helper)
     lifecycle.claim(helper.pk, owner=worker.owner, host_id=worker.host_id)
-    reasons: list[str] = []
-    for _ in range(4):
+    callers = [caller_of(worker, f"caller-{number}") for number in range(6)]
+
+    def call_now(caller: Attempt) -> str:
         try:
-            agent_calls.call(caller, "helper", "go")
+            return agent_calls.call(caller, "helper", "go")
         except Refused as refused:
-            reasons.append(str(refused))
-    assert (Run.objects.filter(agent=helper, status="pending").count(), reasons) == (2, ["queue full", "queue full"])
-    assert types(caller.run).count("call") == 2
+            return str(refused)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(len(callers)) as threads:
+        answers = list(threads.map(call_now, callers, timeout=PATIENCE))
+    assert answers.count("queue full") == 5
+    assert Run.objects.filter(agent=helper, status="pending").count() == 1

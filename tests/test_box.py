@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.box, pytest.mark.engine, pytest.mark.timeout(180)]
 ROOT = Path(__file__).parents[1]
 ISSUE = ROOT / "examples" / "triage" / "issue-opened.json"
 SECRET = "it-is-signed-with-this"
-ROLES = {"web", "worker", "beat", "redis", "supervisor"}
+ROLES = {"web", "worker", "beat", "gateway", "redis", "supervisor"}
 NO_SANDBOX = 'tools = ["set_status", "ask"]\n'
 ON_ISSUE = '[[webhooks]]\nsource = "github"\nevents = ["issues"]\nactions = ["opened"]\n'
 ON_PUSH = '[[webhooks]]\nsource = "github"\nevents = ["push"]\n'

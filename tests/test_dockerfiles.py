@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from agents import dockerfiles, manifest
+from runs import images
 
 GOOD = "FROM al-agent:latest\nUSER root\nRUN echo x >/etc/y\nUSER node\n"
 
@@ -148,3 +151,27 @@ def test_a_dockerignore_belongs_to_the_project(tmp_path: Path) -> None:
     for name in (".dockerignore", ".env", "Dockerfile"):
         (tmp_path / name).write_text("x")
     assert set(manifest.read_folder(tmp_path)) == {".dockerignore", "Dockerfile"}
+
+
+# --- written for Alpine -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "installed"),
+    [
+        (["add", "--no-cache", "github-cli"], "gh"),
+        (
+            ["add", "-t", ".deps", "build-base", "jq=1.7-r0", "curl@edge", "git>2"],
+            "build-essential jq curl git",
+        ),
+        (["--update", "add", "py3-pip", "gcompat"], "python3-pip"),
+    ],
+)
+def test_apk_add_installs_by_debians_names(words: list[str], installed: str, tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    (tmp_path / "apt-get").write_text(f'#!/bin/sh\necho "$*" >>{asked}\n')
+    (tmp_path / "apt-get").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["sh", str(images.APK), *words], env={**os.environ, "PATH": path}, check=True)
+    (line,) = [line for line in asked.read_text().splitlines() if " install " in line]
+    assert line.endswith(f" install -y --no-install-recommends {installed}")

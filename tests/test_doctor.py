@@ -216,10 +216,10 @@ def test_the_answer_of_another_installation_is_not_taken_for_this_ones(
 
 def test_a_role_that_is_missing_is_named_with_its_log(home: Path, db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_up(home, monkeypatch)
-    assert checked(home, "processes") == Check("processes", True, "web, worker, beat are alive")
+    assert checked(home, "processes") == Check("processes", True, "web, worker, beat, gateway are alive")
     private_files.write_json(home / "pids.json", {"web": os.getpid(), "worker": 2**22 + 1})
     told = checked(home, "processes")
-    assert (told.ok, told.says.startswith("worker, beat not alive: see ")) == (False, True)
+    assert (told.ok, told.says.startswith("worker, beat, gateway not alive: see ")) == (False, True)
     assert f"{home}/logs/beat.log" in told.says
 
 

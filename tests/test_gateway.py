@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +28,22 @@ from django.db import OperationalError, connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentfleet import doctor
 from agentfleet.up import free_port
 from agents import clock, private_files
 from agents.redaction import NOTHING_SECRET
-from runs import agent_calls, lifecycle, locks
-from runs.gateway import routes, waits
+from runs import agent_calls, lifecycle, lock_table, locks
+from runs.gateway import routes
 from runs.gateway.commits import Commits, Wish
+from runs.gateway.routes import Routes
 from runs.gateway.server import Gateway, places, serve_until
-from runs.models import Attempt, Lock, Run, Status
+from runs.models import Attempt, Lock, Run
 from tests.at_work import at_work, begun, name_of, secret_of
 from tests.conftest import PATIENCE, until
 from tests.making import make_agent
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
+on_both = pytest.mark.postgresql
 
 GITHUB = "github://acme/app/issues/1"
 
@@ -115,13 +121,13 @@ POSTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"[1]", b"null", b'"text"', b'{"a": \xff}', b"[" * 100_000, b"\xef\xbb\xbf{}"]
-)
-def test_what_is_no_json_object_is_said_before_all_else(http: httpx.Client, body: bytes) -> None:
-    for path in POSTS:
+NO_OBJECTS = [b"", b"{", b"[1]", b"null", b'"text"', b'{"a": \xff}', b"[" * 100_000, b"\xef\xbb\xbf{}"]
+
+
+def test_what_is_no_json_object_is_said_before_all_else(http: httpx.Client) -> None:
+    for path, body in product(POSTS, NO_OBJECTS):
         answer = http.post(path, content=body, headers={"Authorization": "Bearer x"})
-        assert (answer.status_code, answer.json()) == (400, {"error": "invalid JSON body"}), path
+        assert (answer.status_code, answer.json()) == (400, {"error": "invalid JSON body"}), (path, body[:20])
 
 
 def test_a_secret_is_missed_before_the_rest(http: httpx.Client) -> None:
@@ -133,50 +139,49 @@ def test_a_secret_is_missed_before_the_rest(http: httpx.Client) -> None:
         assert (answer.status_code, answer.json()) == (400, {"error": "missing secret"}), path
 
 
-@pytest.mark.parametrize(
-    ("path", "fields"),
-    [
-        *((path, ["resourceKey"]) for path in LOCKS),
-        ("/calls", ["targetAgent", "context"]),
-        ("/signals/status", ["text"]),
-        ("/signals/trigger", ["targetAgent", "context"]),
-        ("/signals/return", ["value"]),
-        ("/signals/exit", ["code"]),
-    ],
-)
-def test_fields_are_missed_in_their_order_before_the_secret_is_looked_at(
-    http: httpx.Client, path: str, fields: list[str]
-) -> None:
-    body: dict[str, Any] = {"secret": "nobody's"}
-    for field in fields:
-        assert post(http, path, **body) == (400, {"error": f"missing {field}"})
-        assert post(http, path, **body, **{field: None}) == (400, {"error": f"missing {field}"})
-        body[field] = 0 if field == "code" else "any"
-    assert post(http, path, **body) == (403, {"error": "invalid secret"})
+FIELDS = {
+    **{path: ["resourceKey"] for path in LOCKS},
+    "/calls": ["targetAgent", "context"],
+    "/signals/status": ["text"],
+    "/signals/trigger": ["targetAgent", "context"],
+    "/signals/return": ["value"],
+    "/signals/exit": ["code"],
+}
 
 
-@pytest.mark.parametrize(
-    ("path", "field", "may_be_empty"),
-    [
-        ("/locks/acquire", "resourceKey", False),
-        ("/calls", "context", True),
-        ("/signals/status", "text", False),
-        ("/signals/return", "value", True),
-    ],
-)
-def test_whether_a_field_may_be_empty(http: httpx.Client, path: str, field: str, may_be_empty: bool) -> None:
-    status, body = post(http, path, at_work(), targetAgent="nobody", **{field: ""})
-    assert (body == {"error": f"missing {field}"}) is not may_be_empty
-    assert (status == 400) is not may_be_empty
+def test_fields_are_missed_in_their_order_before_the_secret_is_looked_at(http: httpx.Client) -> None:
+    for path, fields in FIELDS.items():
+        body: dict[str, Any] = {"secret": "nobody's"}
+        for field in fields:
+            assert post(http, path, **body) == (400, {"error": f"missing {field}"})
+            assert post(http, path, **body, **{field: None}) == (400, {"error": f"missing {field}"})
+            body[field] = 0 if field == "code" else "any"
+        assert post(http, path, **body) == (403, {"error": "invalid secret"})
 
 
-@pytest.mark.parametrize("ttl", ["60", -1, True, [1], float("inf"), float("nan"), -0.5])
-def test_a_length_of_time_is_a_positive_number(http: httpx.Client, ttl: Any) -> None:
-    body = json.dumps({"secret": secret_of(at_work()), "resourceKey": GITHUB, "ttl": ttl})
-    for path in ("/locks/acquire", "/locks/heartbeat"):
-        answer = http.post(path, content=body)
-        assert (answer.status_code, answer.json()) == (400, {"error": "invalid ttl"})
+def test_whether_a_field_may_be_empty(http: httpx.Client) -> None:
+    attempt = at_work()
+    for path, field in (
+        ("/locks/acquire", "resourceKey"),
+        ("/signals/status", "text"),
+        ("/signals/trigger", "context"),
+    ):
+        missing = (400, {"error": f"missing {field}"})
+        assert post(http, path, attempt, **{"targetAgent": "nobody", field: ""}) == missing
+    assert post(http, "/signals/return", attempt, value="") == (200, {"ok": True})
+    assert post(http, "/calls", attempt, targetAgent="nobody", context="")[0] == 409
+
+
+def test_a_length_of_time_is_a_positive_number(http: httpx.Client) -> None:
+    secret = secret_of(at_work())
+    for path, ttl in product(("/locks/acquire", "/locks/heartbeat"), ("60", -1, True, [1], math.inf, math.nan, -0.5)):
+        answer = http.post(path, content=json.dumps({"secret": secret, "resourceKey": GITHUB, "ttl": ttl}))
+        assert (answer.status_code, answer.json()) == (400, {"error": "invalid ttl"}), ttl
     assert not Lock.objects.exists()
+    for ttl in (0, None, 1e300):  # none, and longer than anybody lives
+        assert (
+            http.post("/locks/acquire", json={"secret": secret, "resourceKey": GITHUB, "ttl": ttl}).status_code == 200
+        )
 
 
 def test_what_is_too_large_is_refused_and_the_next_is_heard(http: httpx.Client) -> None:
@@ -224,14 +229,38 @@ def test_no_secret_is_ever_logged(
     assert not [line for line in ours if secret_of(attempt) in f"{line.getMessage()}{line.exc_text}"]
 
 
+def routes_told() -> set[tuple[str, str]]:
+    page = (django_settings.BASE_DIR / "docs" / "gateway.md").read_text()
+    return {(method, path) for method, path in re.findall(r"^\| `(GET|POST) (/\S+)` \|", page, re.MULTILINE)}
+
+
+def test_every_route_is_told() -> None:
+    answering = Routes()
+    there = {(method, path) for method, path in answering.table()}
+    answering.stop(PATIENCE)
+    assert routes_told() == {(method, f"{path}{{callId}}" if path.endswith("/") else path) for method, path in there}
+
+
+def test_the_doctor_sees_whether_it_answers(place: tuple[Path, str], tmp_path: Path) -> None:
+    file, url = place
+    with serving(file):
+        until(partial(answers, url))
+        assert doctor.look_at_gateway(doctor.Place(tmp_path, 1)).startswith("it answers at 127.0.0.1")
+    with pytest.raises(doctor.Wrong, match=r"no sandbox gets locks: .*gateway\.log"):
+        doctor.look_at_gateway(doctor.Place(tmp_path, 1))
+    file.unlink()
+    assert doctor.look_at_gateway(doctor.Place(tmp_path, 1)) == "no sandbox has needed it yet"
+
+
 # --- locks over HTTP ----------------------------------------------------------------------------------------------
 
 
+@on_both
 def test_a_lock_is_had_kept_listed_and_given_back(http: httpx.Client) -> None:
     mine, other = at_work(), at_work("other")
     assert post(http, "/locks/acquire", mine, resourceKey=GITHUB) == (200, {"ok": True, "resourceKey": GITHUB})
     lock = Lock.objects.get()
-    since = locks.milliseconds(lock.held_since)
+    since = lock_table.milliseconds(lock.held_since)
     refused = {"ok": False, "holder": name_of(mine), "heldSince": since}
     assert post(http, "/locks/acquire", other, resourceKey=GITHUB) == (409, refused)
     status, kept = post(http, "/locks/heartbeat", mine, resourceKey=GITHUB, ttl=60)
@@ -271,7 +300,8 @@ def test_a_retried_attempt_has_another_secret(http: httpx.Client) -> None:
     assert Lock.objects.get().holder == name_of(second) != name_of(first)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@on_both
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.text(min_size=1), st.text(st.sampled_from("'\"\\\n\r\0\ud800 €😀%s{}"), min_size=1)))
 def test_any_key_goes_there_and_back(http: httpx.Client, key: str) -> None:
     first = Lock.objects.filter(key="of the test").first()
@@ -293,6 +323,7 @@ def test_a_secret_in_a_key_is_not_stored(http: httpx.Client) -> None:
     assert secret_of(attempt) not in Lock.objects.get().key
 
 
+@on_both
 def test_of_fifty_clients_one_is_inside_at_a_time(http: httpx.Client) -> None:
     attempts = [at_work() for _ in range(50)]
     lock = threading.Lock()
@@ -317,6 +348,7 @@ def test_of_fifty_clients_one_is_inside_at_a_time(http: httpx.Client) -> None:
     assert entered[0] > 0
 
 
+@on_both
 def test_two_gateways_on_one_database_agree(http: httpx.Client, tmp_path: Path) -> None:
     file, port = tmp_path / "second.json", free_port()
     private_files.write_json(file, {"addresses": ["127.0.0.1"], "port": port})
@@ -378,6 +410,7 @@ def test_without_a_database_it_says_so_and_goes_on_when_that_is_back(
 # --- signals and calls --------------------------------------------------------------------------------------------
 
 
+@on_both
 def test_what_an_agent_says_of_its_run_reaches_the_row(http: httpx.Client) -> None:
     attempt = at_work()
     said: dict[str, dict[str, Any]] = {
@@ -395,11 +428,13 @@ def test_what_an_agent_says_of_its_run_reaches_the_row(http: httpx.Client) -> No
     assert Run.objects.count() == 1
 
 
-@pytest.mark.parametrize("code", [-1, 256, "15", 1.5, True])
-def test_an_exit_code_is_one(http: httpx.Client, code: Any) -> None:
-    assert post(http, "/signals/exit", at_work(), code=code) == (400, {"error": "invalid code"})
+def test_an_exit_code_is_one(http: httpx.Client) -> None:
+    attempt = at_work()
+    for code in (-1, 256, "15", 1.5, True):
+        assert post(http, "/signals/exit", attempt, code=code) == (400, {"error": "invalid code"}), code
 
 
+@on_both
 def test_shutdown_ends_the_run_and_its_secret(http: httpx.Client) -> None:
     attempt = at_work()
     assert post(http, "/locks/acquire", attempt, resourceKey=GITHUB)[0] == 200
@@ -431,6 +466,7 @@ def ended(run_id: str, value: str) -> None:
     lifecycle.finish(lease, "done", redactor=NOTHING_SECRET)
 
 
+@on_both
 def test_who_waits_for_a_call_is_told_when_it_is_over(http: httpx.Client) -> None:
     make_agent("helper", scale=1)
     caller = at_work()
@@ -443,35 +479,27 @@ def test_who_waits_for_a_call_is_told_when_it_is_over(http: httpx.Client) -> Non
 
 
 def test_a_hundred_that_wait_leave_room_for_others(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_agent("helper", scale=1, max_work_queue=1000)
-    callers = [at_work() for _ in range(100)]
-    calls = [
-        (caller, post(http, "/calls", caller, targetAgent="helper", context="")[1]["callId"]) for caller in callers
-    ]
+    make_agent("helper", scale=1)
+    callers = [at_work() for _ in range(5)]
+    calls = [(each, post(http, "/calls", each, targetAgent="helper", context="")[1]["callId"]) for each in callers]
+    begun_to_wait: list[str] = []
+    begin_wait = agent_calls.begin_wait
 
-    def wait(call: tuple[Attempt, str]) -> tuple[int, Any]:
-        return get(http, f"/calls/{call[1]}", call[0], wait=20)
+    def counted(caller: Attempt, call_id: str) -> None:
+        begin_wait(caller, call_id)
+        begun_to_wait.append(call_id)
 
-    limits = httpx.Limits(max_connections=None)
-    looked: list[int] = []
-    ended_calls = waits.ended_calls
-
-    def counted(call_ids: set[str]) -> set[str]:
-        looked.append(len(call_ids))
-        return ended_calls(call_ids)
-
-    monkeypatch.setattr(waits, "ended_calls", counted)
-    with httpx.Client(base_url=http.base_url, timeout=PATIENCE, limits=limits, trust_env=False) as http, \
-            ThreadPoolExecutor(100) as threads:  # fmt: skip
-        waiting = threads.map(wait, calls)
-        until(lambda: looked and looked[-1] == 100)
+    monkeypatch.setattr(agent_calls, "begin_wait", counted)
+    many = httpx.Client(base_url=http.base_url, timeout=PATIENCE, limits=httpx.Limits(), trust_env=False)
+    with many, ThreadPoolExecutor(100) as threads:
+        waiting = [threads.submit(get, many, f"/calls/{call_id}", each, wait=20) for each, call_id in calls * 20]
+        until(lambda: len(begun_to_wait) == 100)
         assert post(http, "/locks/acquire", callers[0], resourceKey=GITHUB)[0] == 200
         assert get(http, f"/calls/{calls[0][1]}", callers[0]) == (200, {"status": "pending"})
-        now = clock.now()
-        Run.objects.filter(pk__in=[agent_calls.run_of(call_id) for _, call_id in calls]).update(
-            status=Status.CANCELED, finished_at=now
-        )
-        assert {status for status, _ in waiting} == {200}
+        for _, call_id in calls:
+            ended(agent_calls.run_of(call_id), "found it")
+        told = [wait.result(PATIENCE) for wait in waiting]
+    assert told == [(200, {"status": "completed", "returnValue": "found it"})] * 100
 
 
 # --- the process --------------------------------------------------------------------------------------------------
@@ -535,6 +563,7 @@ def process(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
             started.kill()
 
 
+@on_both
 def test_what_was_answered_is_there_after_a_kill_and_the_process_goes_when_told(tmp_path: Path) -> None:
     port, attempt = free_port(), at_work()
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE) as client:

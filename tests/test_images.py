@@ -130,6 +130,14 @@ def test_the_fleets_own_certificates_are_there_during_a_build(
     assert "ARG SSL_CERT_FILE=/etc/agentfleet-extra-ca.crt" in given["Dockerfile"]
 
 
+def test_a_dockerfile_written_for_alpine_finds_apk(worker: DrivenWorker) -> None:
+    make_built(dockerfile="FROM al-agent\nUSER root\nRUN apk add --no-cache github-cli\nUSER node\n")
+    build_all(worker)
+    given = files_in(worker.fake.builds[0].context)
+    assert given["Dockerfile"].index("/usr/local/sbin/apk") < given["Dockerfile"].index("RUN apk add")
+    assert given[images.APK_FILE].startswith("#!/bin/sh")
+
+
 def test_agents_share_their_projects_image_and_stand_on_it(worker: DrivenWorker) -> None:
     project = "FROM al-agent\nRUN p\n"
     one, two, plain = (make_built(name, text, project=project) for name, text in (("a", GOOD), ("b", GOOD), ("c", "")))

@@ -481,7 +481,8 @@ def test_an_input_to_a_run_that_is_over_starts_one_that_goes_on_from_it(
     shown = model.asked[2].messages
     assert list(shown[:-1]) == before
     assert heard_by(model.asked[2]) == [f"{prompt.RESUMED}\n\n<user-prompt>\nGo on.\n</user-prompt>"]
-    assert told(run) == [("hi\n", False), ("[no output]", False)]  # another sandbox, and an empty workspace
+    agents_own = "SKILL.md\nagent-config.json\n"
+    assert told(run) == [("hi\n", False), (agents_own, False)]  # another sandbox, and a workspace with no more
     sent = RunInput.objects.get()
     assert (sent.run, sent.restarted, sent.state) == (old, run, "delivered")
     assert data(old, "input")[0]["restarted"] == run.pk

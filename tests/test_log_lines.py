@@ -38,7 +38,6 @@ def heard(run: Run) -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.postgresql
 def test_log_lines_become_events_in_their_place_among_the_output(worker: DrivenWorker) -> None:
     agent = program(
         "one",
@@ -67,14 +66,12 @@ def test_log_lines_become_events_in_their_place_among_the_output(worker: DrivenW
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.postgresql
 def test_a_program_that_only_logs_has_the_last_words_of_its_agent_as_output(worker: DrivenWorker) -> None:
     run = worker.drive(submit(program(line("assistant", text="I look."), line("assistant", text="All good."))))
     assert run.output == "All good."
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.postgresql
 def test_tokens_and_dollars_count(worker: DrivenWorker) -> None:
     usage = line("token-usage", inputTokens=900, outputTokens=70, cacheReadTokens=500, cost=0.0125, turnCount=3)
     run = worker.drive(submit(program(usage, usage)))
@@ -83,7 +80,6 @@ def test_tokens_and_dollars_count(worker: DrivenWorker) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.postgresql
 def test_a_program_over_its_budget_is_ended(worker: DrivenWorker) -> None:
     usage = line("token-usage", inputTokens=900, outputTokens=200)
     run = worker.drive(submit(program(usage, "$ sleep 600", limits={"tokens": 1000})))
@@ -93,7 +89,6 @@ def test_a_program_over_its_budget_is_ended(worker: DrivenWorker) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.postgresql
 @pytest.mark.parametrize(
     ("said", "status", "code", "value"),
     [
@@ -110,7 +105,6 @@ def test_a_signal_in_a_log_line_counts(
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.postgresql
 def test_a_rerun_in_a_log_line_starts_another(worker: DrivenWorker) -> None:
     agent = program(line("signal-result", type="rerun"), max_reruns=1)
     worker.drive(submit(agent))
@@ -151,7 +145,6 @@ def test_each_line_is_heard_once_whoever_dies(
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.postgresql
 def test_no_secret_of_a_log_line_is_stored(worker: DrivenWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runs.step.secrets.redactor_of", lambda *_: Redactor(["hunter22"]))
     told = line("assistant", text="it is hunter22")
@@ -163,7 +156,6 @@ def test_no_secret_of_a_log_line_is_stored(worker: DrivenWorker, monkeypatch: py
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.postgresql
 def test_more_log_lines_than_are_kept_are_counted_all_the_same(
     worker: DrivenWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
 from agents.models import Agent, Workspace
-from runs import memory
+from runs import calls, memory
 from runs.models import Memory, Run, Status, ToolCall
 from tests.conftest import DrivenWorker
 from tests.making import make_agent, submit
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
 
 
 def asks(action: str, **arguments: Any) -> dict[str, Any]:
@@ -31,8 +32,6 @@ def results(worker: DrivenWorker, agent: Agent, *calls: dict[str, Any]) -> list[
 
 
 def with_turns(agent: Agent, turns: list[Any]) -> Agent:
-    import yaml  # noqa: PLC0415 - of one function
-
     assert agent.version is not None
     agent.version.files.update_or_create(
         path="script.yaml", defaults={"content": yaml.safe_dump({"turns": turns}).encode()}
@@ -175,8 +174,6 @@ def test_secrets_are_not_remembered(worker: DrivenWorker, monkeypatch: pytest.Mo
 def test_a_write_that_was_not_stored_as_done_leaves_nothing(
     worker: DrivenWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from runs import calls  # noqa: PLC0415 - patched for one test
-
     agent = with_turns(
         make_agent(tools=["memory"]), [{"tools": [asks("write", name="a", content="1")]}, {"text": "ok"}]
     )

@@ -295,6 +295,21 @@ def test_a_worker_that_ends_takes_the_networks_on_which_no_sandbox_stands(tmp_pa
     assert bridge not in ip("-o", "link", "show")
 
 
+def test_a_network_that_another_worker_took_along_is_made_again() -> None:
+    host_id, name = new_id("net"), f"agentfleet-test-{new_id('box')}"
+    spec = Spec(name=name, image=IMAGE, network="gateway")
+    with contextlib.ExitStack() as cleanup:
+        docker, other = (cleanup.enter_context(contextlib.closing(DockerEngine(host_id))) for _ in range(2))
+        cleanup.callback(docker.remove_networks)
+        cleanup.callback(docker.remove_workspace, name)
+        cleanup.callback(docker.remove, name)
+        docker.start(spec)
+        docker.remove(name)
+        other.remove_networks()
+        docker.start(spec)
+        assert rules_of(network.bridge_of("gateway", host_id)) > 0
+
+
 def test_a_worker_ends_also_without_an_engine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     engine = FakeEngine(tmp_path / "sandboxes")
     engine.down = True

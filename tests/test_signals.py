@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runs import attempt_keys, signals
+from runs import attempt_keys, queue, signals
 from runs.models import Alert, Attempt, Run, TriggerKind
 from tests.conftest import DrivenClock, DrivenWorker, Points
 from tests.making import ask, bash, make_agent, submit
@@ -218,9 +218,20 @@ def test_a_shutdown_ends_the_run_at_once_with_its_reason(worker: DrivenWorker, p
     assert run.error["details"] == "in issue 7"
     assert worker.engine.names() == []
     assert (Attempt.objects.get().gateway_digest, Attempt.objects.get().ended_at is None) == ("", False)
-    assert [(alert.kind, alert.subject) for alert in Alert.objects.all()] == [(signals.ALERT, run.pk)]
+    alert = Alert.objects.get()
+    assert (alert.kind, alert.subject, run.pk in alert.message) == ("agent.shutdown", str(run.agent_id), True)
     assert types(run).count("attempt.failed") == 0
     assert data(run, "shutdown.requested") == [{"reason": "a stranger gave me orders", "details": "in issue 7"}]
+
+
+def test_the_alert_of_a_shutdown_is_over_when_a_run_of_the_agent_has_finished(worker: DrivenWorker) -> None:
+    agent = make_agent(turns=[{"tools": [ask("well?")]}, {"text": "done"}])
+    first, second = worker.drive(submit(agent)), worker.drive(submit(agent))
+    signals.shutdown(Attempt.objects.get(run=first), "enough")
+    assert Alert.objects.get().cleared_at is None
+    queue.respond(second, "yes")
+    assert worker.drive(second).status == "finished"
+    assert Alert.objects.get().cleared_at is not None
 
 
 def test_a_shutdown_that_its_worker_does_not_live_to_carry_out_is_the_next_one_s(

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from agents import clock
 from agents.models import Agent
 from agents.redaction import NOTHING_SECRET
-from runs import agent_calls, leases, lifecycle, line, queue, slots
+from runs import agent_calls, leases, lifecycle, line, queue, slots, watch
 from runs.agent_calls import NoSuchCall
 from runs.models import Attempt, CallState, Run, ToolCall
 from tests.conftest import PATIENCE, DrivenClock, DrivenWorker, Points
@@ -261,6 +262,18 @@ def test_a_slot_whose_borrower_is_silent_is_taken_back(waiting: Waiting, driven_
         assert (reload(waiting.run).slot_lent_at, seated(waiting.agent)) == (None, 1)
 
     waiting.meanwhile(time_passes)
+
+
+def test_a_run_that_waits_for_another_is_not_called_silent(waiting: Waiting, driven_clock: DrivenClock) -> None:
+    make_agent("helper", turns=ASKS)
+
+    def look() -> None:
+        driven_clock.forward(3600)
+        assert watch.silent_runs(clock.now()) == {}
+        Run.objects.filter(pk=waiting.run.pk).update(slot_lent_at=None)
+        assert list(watch.silent_runs(clock.now())) == [waiting.run.pk]
+
+    waiting.meanwhile(look)
 
 
 def test_the_sweep_gives_back_what_is_wanted(waiting: Waiting) -> None:

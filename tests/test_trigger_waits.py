@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
 
 from runs import agent_calls, inputs, queue
 from runs.models import Attempt, InputMode, Run, TriggerKind, TriggerWait, TriggerWaitState
-from tests.conftest import DrivenClock, DrivenWorker, Points
+from tests.conftest import PATIENCE, DrivenClock, DrivenWorker, Points
 from tests.making import ask, make_agent, submit
 from tests.test_engine import Killed, kill, reload, successor, told, types
 from tests.test_webhooks import SECRET, listen, make_source, signed, store_secret
@@ -105,6 +107,24 @@ def test_a_repeated_delivery_resumes_nothing_more(worker: DrivenWorker) -> None:
     assert repeat["duplicate"]
     worker.drive(first)
     assert (reload(first).status, reload(second).status, Run.objects.count()) == ("finished", "waiting", 2)
+
+
+def test_events_at_the_same_time_each_resume_another_run(worker: DrivenWorker) -> None:
+    runs = waiting_run(worker, runs=3)
+    listen(runs[0].agent, make_source())
+
+    def deliver_one(number: int) -> int:
+        try:
+            matched: int = deliver(comment(number))["matched"]
+            return matched
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(deliver_one, range(4), timeout=PATIENCE)) == [1] * 4
+    resumed = TriggerWait.objects.exclude(state=TriggerWaitState.WAITING)
+    assert len(set(resumed.values_list("caused_by", flat=True))) == resumed.count() == 3
+    assert Run.objects.filter(trigger="webhook").count() == 1
 
 
 def test_an_unsigned_delivery_resumes_nothing(worker: DrivenWorker) -> None:

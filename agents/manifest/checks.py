@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from agents import dockerfiles, schedule, storable
 from agents.credential_types import BUILT_IN
-from agents.manifest import keys, preflight
+from agents.manifest import keys, misfits, preflight
 from agents.manifest.lines import Place
 from agents.manifest.written import Agent, Fault, Project, agent_folders, defining
 from agents.spec import Network, ToolName

@@ -1,4 +1,4 @@
-"""The keys a project folder may hold, in the seed's three generations and our own, and words for what does not fit.
+"""The keys a project folder may hold, in the seed's three generations and our own.
 
 The seed's names are camelCase, ours snake_case. Source: spec/action-llama.md 2.4, 2.6, 4.2, 4.3, 4.5.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -16,11 +16,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from agents.manifest.lines import Place
 from agents.spec import Failure, Network, Thinking

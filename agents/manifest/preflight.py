@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents.manifest import keys
+from agents.manifest.misfits import a_kind_of
 from agents.manifest.written import Agent, Fault
 
 LONGEST = 30_000  # bytes of a text; several of them become one argument of a command

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Literal, TypeVar
 
-from agents.manifest import keys
+from agents.manifest import keys, misfits
 from agents.manifest.lines import Lines, Place, Unreadable, below, nearest, read_toml, read_yaml
 from agents.spec import Network
 
@@ -107,9 +107,9 @@ def attempt(read: Callable[[], Value], faults: list[Fault]) -> Value | None:
 
 
 def _table(kind: type[misfits.AnyTable], document: Document) -> tuple[misfits.AnyTable, list[Fault]]:
-    table, misfits = misfits.read(kind, document.data)
-    misfits += misfits.misplaced(kind, document.data)
-    return table, [document.fault(place, message) for place, message in misfits]
+    table, found = misfits.read(kind, document.data)
+    found += misfits.misplaced(kind, document.data)
+    return table, [document.fault(place, message) for place, message in found]
 
 
 @dataclass(frozen=True)

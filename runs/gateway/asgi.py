@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from runs.gateway.requests import Bad, Handler, Request
-from runs.locks import Answer
+from runs.lock_table import Answer
 
 log = logging.getLogger(__name__)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from django.db.models import QuerySet
 
-from runs import locks
+from runs import lock_table
 from runs.models import Attempt
 
 
 def living() -> QuerySet[Attempt]:
     """With what its agent is and may."""
-    return locks.living().select_related("run__agent", "run__version")
+    return lock_table.living().select_related("run__agent", "run__version")
 
 
 def caller(digest: str) -> Attempt | None:

@@ -21,7 +21,7 @@ from agents.redaction import Redactor
 from runs import locks, secrets
 from runs.db import release_connection
 from runs.gateway.callers import living
-from runs.locks import Answer, Ask, Holder, Verb
+from runs.lock_table import NOBODY, Answer, Ask, Holder, Verb
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Commits:
         self._get_to_know({wish.digest for wish in wishes} - set(self._known))
         asks = {number: self._ask(wish) for number, wish in enumerate(wishes) if wish.digest in self._known}
         answers = dict(zip(asks, locks.answer(list(asks.values())), strict=True))
-        return [answers.get(number, locks.NOBODY) for number in range(len(wishes))]
+        return [answers.get(number, NOBODY) for number in range(len(wishes))]
 
     def _ask(self, wish: Wish) -> Ask:
         holder, redactor = self._known[wish.digest]

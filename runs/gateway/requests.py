@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runs import attempt_keys
-from runs.locks import Answer
+from runs.lock_table import Answer
 
 
 class Bad(Exception):

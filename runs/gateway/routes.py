@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 from django.db import DatabaseError, InterfaceError, connection
 
-from runs import agent_calls, locks, signals
+from runs import agent_calls, signals
 from runs.db import release_connection
 from runs.gateway.callers import caller
 from runs.gateway.commits import UNAVAILABLE, Commits, Wish
 from runs.gateway.requests import Bad, Handler, Request
 from runs.gateway.waits import LONGEST, Waits
-from runs.locks import OK, Answer, Verb
+from runs.lock_table import NOBODY, OK, Answer, Verb
 from runs.models import Attempt
 
 THREADS = 4
@@ -139,7 +139,7 @@ class Routes:
         try:
             said = await self._as_caller(digest, say, *words)
         except signals.RunIsOver:
-            return locks.NOBODY
+            return NOBODY
         except (DatabaseError, InterfaceError):
             return UNAVAILABLE
         return Answer(200, {"killed": True, "container": said}) if say is signals.shutdown else OK
@@ -158,7 +158,7 @@ class Routes:
 def _for_caller(digest: str, what: Callable[..., T], *args: Any) -> T:
     attempt = caller(digest)
     if attempt is None:
-        raise Bad(locks.NOBODY)
+        raise Bad(NOBODY)
     return what(attempt, *args)
 
 

@@ -92,13 +92,13 @@ class DockerEngine(Engine):
 
     def start(self, spec: Spec) -> Sandbox:
         try:
-            with translated():
-                self._create(spec, self._networks.link(spec.network, self._client))
-                self._client.start(spec.name)
-                sandbox = self._running(spec.name)
-        except SandboxGone:  # a network that was there a moment ago may be
+            sandbox = self._started(spec)
+        except SandboxGone:  # its network may be, which another worker of this host has taken along
+            if spec.network == "none":
+                raise
             self._networks.forget()
-            raise
+            self.remove(spec.name)
+            sandbox = self._started(spec)
         self._fill(sandbox, spec)
         return sandbox
 
@@ -218,6 +218,12 @@ class DockerEngine(Engine):
             if "error" in line:
                 raise ImageMissing(f"{image} cannot be used as a sandbox: {line['error']}")
         return tag
+
+    def _started(self, spec: Spec) -> Sandbox:
+        with translated():
+            self._create(spec, self._networks.link(spec.network, self._client))
+            self._client.start(spec.name)
+            return self._running(spec.name)
 
     def _create(self, spec: Spec, link: Link) -> None:
         """Create the container, or leave the one of that name if it can still be used."""

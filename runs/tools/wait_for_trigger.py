@@ -22,7 +22,7 @@ class WaitForTriggerArguments(Arguments):
     source: str = Field(default="", max_length=200, description="Of webhooks: their source or provider. Any, if empty.")
     event: str = Field(default="", max_length=200, description="Of webhooks: the event, such as issue_comment.")
     match: dict[str, Any] = Field(
-        default_factory=dict, description='Of webhooks: values that the event must have, as {"issue.number": 7}.'
+        default={}, description='Of webhooks: values that the event must have, as {"issue.number": 7}.'
     )
     source_agent: str = Field(default="", max_length=63, description="Of agent_trigger: who must call. Any, if empty.")
     timeout: str = Field(default="", description="How long to wait at most: 90s, 30m, 12h, 2d.")
