@@ -13,6 +13,11 @@ console = Console(highlight=False, soft_wrap=True)
 
 WIDE = 240  # characters of a table that goes into a pipe: nothing of it is cut
 
+# Of a tool's arguments, the first there is says what it is about.
+TELLING = (
+    *("command", "file_path", "pattern", "provider", "resource_key", "target_agent", "call_id"),
+    *("name", "source", "source_agent", "text", "value", "action"),
+)
 COLORS = {
     "finished": "green",
     "failed": "red",
@@ -74,7 +79,7 @@ def words(kind: str, data: dict[str, Any]) -> list[tuple[str, str]]:
             return [(said, ""), (used, "dim")]
         case "tool.start":
             asked = data["toolInput"]
-            shown = next((asked[key] for key in ("command", "file_path", "pattern", "provider") if asked.get(key)), "")
+            shown = next((asked[key] for key in TELLING if asked.get(key)), "")
             return [(f"{data['toolName']} ", "bold"), (str(shown), "")]
         case "output":
             return [("  " + data["text"].rstrip("\n").replace("\n", "\n               "), "")]

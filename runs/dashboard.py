@@ -25,6 +25,7 @@ from agents.pages import change_url, page_url
 from runs import alerts, breaker, images
 from runs.bells import HEARD_OF
 from runs.facts import Line, code_of, waiting_for
+from runs.line import SEATED
 from runs.models import Alert, Event, Host, Run, Status
 
 SHOWN = 30  # rows of one kind
@@ -163,8 +164,8 @@ def lines(hosts: Iterable[Host], now: datetime) -> Iterator[Row]:
     pending = {line["agent"]: line for line in in_line.annotate(count=Count("pk"), oldest=Min("queued_at"))}
     if not pending:
         return
-    taken = dict(Run.objects.filter(has_slot=True).values_list("agent").annotate(Count("pk")))
-    in_all = dict(Run.objects.filter(has_slot=True).values_list("workspace").annotate(Count("pk")))
+    taken = dict(Run.objects.filter(SEATED).values_list("agent").annotate(Count("pk")))
+    in_all = dict(Run.objects.filter(SEATED).values_list("workspace").annotate(Count("pk")))
     alive = any(is_alive(host, now) for host in hosts)
     for agent in Agent.objects.filter(pk__in=pending).select_related("workspace").order_by("name")[:SHOWN]:
         line = Line(taken.get(agent.pk, 0), in_all.get(agent.workspace_id, 0), alive)

@@ -14,7 +14,7 @@ from agents.pages import change_url, length, moment, page_url
 from agents.spec import AgentSpec, Limits
 from runs import approvals, definitions, limits
 from runs.bells import HEARD_OF
-from runs.line import AT_WORK
+from runs.line import AT_WORK, SEATED
 from runs.models import Attempt, Host, Run, Status, TriggerKind, WaitReason
 
 # Status → unfold's variant of a label.
@@ -52,7 +52,7 @@ class Line:
 
     @classmethod
     def of(cls, agent: Agent) -> Line:
-        taken = Run.objects.filter(has_slot=True)
+        taken = Run.objects.filter(SEATED)
         return cls(
             in_use=taken.filter(agent=agent).count(),
             in_use_in_all=taken.filter(workspace=agent.workspace_id).count(),
@@ -84,6 +84,8 @@ def standing(run: Run, line: Line | None = None) -> str:
             return f"in line: {held_up_by(run) or (line or Line.of(run.agent)).waits_for(run.agent)}"
         case Status.PROCESSING if not run.has_slot:
             return "woken, in line for a free slot"
+        case Status.PROCESSING if run.slot_lent_at:
+            return "a command of it waits for a call, and others may have its slot meanwhile"
         case Status.PROCESSING:
             return run.status_text
         case Status.WAITING:

@@ -317,17 +317,22 @@ DONE: Answer = (200, '{"status":"completed","returnValue":"said \\"status\\":\\"
 @pytest.mark.parametrize("client", CLIENTS)
 def test_wait_gives_all_calls_when_all_are_over(room: Room, client: str) -> None:
     failed, gone = (200, '{"status":"error","errorMessage":"x"}'), (404, '{"error":"call not found"}')
-    calls = Calls(a=[(200, '{"status":"pending"}'), RUNNING, DONE], b=[failed], c=[gone], d=[(403, "no")])
-    with room.stub(calls) as stub:
+    with room.stub(Calls(a=[DONE], b=[failed], c=[gone], d=[(403, "no")])) as stub:
         said, end = room.tries("al-wait a b --timeout 60 c a d", client=client)
     assert end == "al-wait: 0"
     results = json.loads(said)
     assert list(results) == ["a", "b", "c", "d"]
-    assert results["a"] == json.loads(DONE[1])
-    assert (results["b"], results["c"]) == (json.loads(failed[1]), json.loads(gone[1]))
+    assert [results["a"], results["b"], results["c"]] == [json.loads(answer[1]) for answer in (DONE, failed, gone)]
     assert results["d"] == {"status": "error", "errorMessage": "the gateway answered no JSON"}
-    assert [asked.path for asked in stub.asked][:2] == ["/calls/a?wait=15"] * 2
-    assert {asked.bearer for asked in stub.asked} == {SECRET}
+    assert [(asked.path, asked.bearer) for asked in stub.asked] == [
+        (f"/calls/{name}?wait=15", SECRET) for name in ("a", "b", "c", "d")
+    ]
+
+
+def test_wait_asks_again_until_a_call_is_over(room: Room) -> None:
+    with room.stub(Calls(a=[(200, '{"status":"pending"}'), RUNNING, DONE])) as stub:
+        assert room.tries("al-wait a") == [f'{{"a":{DONE[1]}}}', "al-wait: 0"]
+    assert [asked.path for asked in stub.asked] == ["/calls/a?wait=15"] * 3
 
 
 def test_wait_ends_with_its_time_and_says_what_is_known(room: Room) -> None:

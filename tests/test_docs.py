@@ -75,6 +75,7 @@ NOT_CODES = {
     "GET",
     "POST",
     "UTC",
+    "COMMIT",
 }
 
 TABLES: dict[str, type[keys.Table]] = {
