@@ -15,7 +15,7 @@ from django.db import connection, transaction
 from django.db.models import Q, QuerySet
 
 from agents import clock, storable
-from runs.lock_table import Answer, Ask, Holder, Table
+from runs.lock_table import Answer, Ask, Holder, Table, milliseconds
 from runs.models import TERMINAL, Attempt, Lock, LockWait
 from runs.models.gateway import digest_of
 
@@ -60,6 +60,21 @@ def release_all(run_id: str) -> None:
         take_turn({workspace_id})
         held.delete()
         LockWait.objects.filter(attempt__run_id=run_id).delete()
+
+
+def status(workspace_id: int) -> Answer:
+    """Every lock of the workspace that counts, for its operators."""
+    held = Lock.objects.filter(workspace=workspace_id).exclude(pk__in=dead().values("pk")).order_by("held_since", "pk")
+    shown = [
+        {
+            "resourceKey": lock.key,
+            "agentName": lock.holder.rpartition("-")[0],
+            "holder": lock.holder,
+            "heldSince": milliseconds(lock.held_since),
+        }
+        for lock in held
+    ]
+    return Answer(200, {"locks": shown})
 
 
 def take_away(lock: Lock) -> bool:

@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 from agentfleet import doctor
 from agentfleet.up import free_port
 from agents import clock, private_files
+from agents.models import ApiToken
 from agents.redaction import NOTHING_SECRET
 from runs import agent_calls, lifecycle, lock_table, locks
 from runs.gateway import routes
@@ -274,6 +275,20 @@ def test_a_lock_is_had_kept_listed_and_given_back(http: httpx.Client) -> None:
     )
     assert post(http, "/locks/release", mine, resourceKey=GITHUB) == (200, {"ok": True})
     assert post(http, "/locks/release", mine, resourceKey=GITHUB) == (404, {"ok": False, "reason": "lock not found"})
+
+
+def test_an_operator_sees_every_lock_and_a_sandbox_only_its_own(http: httpx.Client) -> None:
+    mine = at_work()
+    assert post(http, "/locks/acquire", mine, resourceKey=GITHUB)[0] == 200
+    _, token = ApiToken.issue(mine.run.workspace, "operator")
+    refused = (401, {"error": "Unauthorized"})
+    for shown in ("nobody's", secret_of(mine)):
+        answer = http.get("/locks/status", headers={"authorization": f"Bearer {shown}"})
+        assert (answer.status_code, answer.json()) == refused
+    answer = http.get("/locks/status", headers={"authorization": f"Bearer {token}"})
+    since = lock_table.milliseconds(Lock.objects.get().held_since)
+    lock = {"resourceKey": GITHUB, "agentName": mine.run.agent.name, "holder": name_of(mine), "heldSince": since}
+    assert (answer.status_code, answer.json()) == (200, {"locks": [lock]})
 
 
 def test_the_secret_is_good_from_the_first_moment_to_the_last(http: httpx.Client) -> None:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from django.db import DatabaseError, InterfaceError, connection
 
-from runs import agent_calls, signals
+from agents.models import ApiToken
+from runs import agent_calls, locks, signals
 from runs.db import release_connection
 from runs.gateway.callers import caller
 from runs.gateway.commits import UNAVAILABLE, Commits, Wish
@@ -22,6 +23,7 @@ from runs.models import Attempt
 THREADS = 4
 SHUTDOWN_REASON = "agent requested shutdown"
 NOT_READY = Answer(503, {"ok": False, "reason": "call dispatcher not ready"})
+UNAUTHORIZED = Answer(401, {"error": "Unauthorized"})
 NO_SUCH_CALL = Answer(404, {"error": "call not found"})
 
 T = TypeVar("T")
@@ -42,6 +44,7 @@ class Routes:
             ("POST", "/locks/release"): self.release,
             ("POST", "/locks/heartbeat"): self.heartbeat,
             ("GET", "/locks/list"): self.list_locks,
+            ("GET", "/locks/status"): self.lock_status,
             ("POST", "/calls"): self.call,
             ("GET", "/calls/"): self.call_status,
             ("POST", "/signals/status"): self.status,
@@ -77,6 +80,13 @@ class Routes:
 
     async def list_locks(self, request: Request) -> Answer:
         return await self._commits.answer(Wish("list", request.digest()))
+
+    async def lock_status(self, request: Request) -> Answer:
+        """For operators: it takes an API token, and no attempt's secret."""
+        try:
+            return await self._ask(_status_for, request.bearer)
+        except (DatabaseError, InterfaceError):
+            return UNAVAILABLE
 
     async def _lock(self, verb: Verb, request: Request) -> Answer:
         digest, key = request.digest(), request.text("resourceKey")
@@ -160,6 +170,11 @@ def _for_caller(digest: str, what: Callable[..., T], *args: Any) -> T:
     if attempt is None:
         raise Bad(NOBODY)
     return what(attempt, *args)
+
+
+def _status_for(value: str) -> Answer:
+    token = ApiToken.find(value) if value else None
+    return locks.status(token.workspace_id) if token else UNAUTHORIZED
 
 
 def _itself(attempt: Attempt) -> Attempt:
