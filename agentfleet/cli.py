@@ -306,7 +306,7 @@ def watch(client: Client, run_id: str, *, as_json: bool = False) -> None:
     signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
     for event in client.follow(run_id):
         print(json.dumps(event), flush=True) if as_json else show.event(event)
-    task: dict[str, Any] = client.call("GET", f"tasks/{run_id}")["task"]
+    task: dict[str, Any] = client.steadily("GET", f"tasks/{run_id}")["task"]
     if not as_json:
         show.fault(task)
     raise SystemExit(0 if task["status"] == "finished" else 1)

@@ -127,6 +127,8 @@ class Left:
         """Events, and the columns of the run, of what it has not said before. The files stay where they are."""
         news: list[New] = []
         sets: dict[str, Any] = {}
+        if self != Left():  # the commands say it to the gateway too, since the step began
+            run.refresh_from_db(fields=["exit_requested", "rerun_requested", "return_value"])
         if self.exit is not None and self.exit != run.exit_requested:
             news.append(New("signal.exit", {"code": self.exit}))
             sets["exit_requested"] = run.exit_requested = self.exit

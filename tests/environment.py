@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from fnmatch import fnmatch
 
 import pytest
 
@@ -19,7 +20,9 @@ os.environ["REDIS_URL"] = "redis://127.0.0.1:1/0"  # nobody there: a test that n
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--modules", default="", help="only tests of these modules, with commas; after a !: all others")
+    parser.addoption(
+        "--modules", default="", help="tests of modules that fit these patterns, with commas; after a !: all others"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -27,7 +30,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     asked: str = config.getoption("--modules")
     if not asked:
         return
-    named = set(asked.removeprefix("!").split(","))
+    patterns = asked.removeprefix("!").split(",")
+    named = {stem for stem in {item.path.stem for item in items} for one in patterns if fnmatch(stem, one)}
     chosen = [item for item in items if (item.path.stem in named) != asked.startswith("!")]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen

@@ -255,7 +255,7 @@ def test_all_is_well_says_the_doctor(box: Box) -> None:
     assert [check for check in checks.values() if not check["ok"]] == []
     assert told.returncode == 0
     assert checks["port"]["says"] == f"{box.client.url} is served by this home's agentfleet"
-    assert checks["processes"]["says"] == "web, worker, beat are alive"
+    assert checks["processes"]["says"] == "web, worker, beat, gateway are alive"
     assert re.fullmatch(r"heard of \d+ s ago", checks["worker"]["says"])
     assert "agentfleet-sandbox:latest, made 20" in checks["image"]["says"]
     assert checks["model keys"]["says"] == "scripted: there"

@@ -34,9 +34,11 @@ class Remembering(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
         self.asked.append((self.command, self.path, self.headers.get("X-Token"), body))
         self.send_response({"/missing": 404, "/moved": 302}.get(self.path.partition("?")[0], 200))
+        content = b"" if self.path == "/moved" else b"\0bytes\n"
         self.send_header("Location", "/here")
+        self.send_header("Content-Length", str(len(content)))  # without it wget now and then does not follow
         self.end_headers()
-        self.wfile.write(b"\0bytes\n")
+        self.wfile.write(content)
 
     do_GET = do_POST = answer  # noqa: N815 - the names of the protocol
 

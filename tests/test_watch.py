@@ -31,7 +31,7 @@ from django.test.utils import CaptureQueriesContext
 from agentfleet.celery import app
 from agents import clock, journal
 from agents.models import Agent, ApiToken
-from runs import alerts, breaker, canaries, dashboard, intake, lateness, notices, queue, readiness, tasks, watch
+from runs import alerts, breaker, canaries, dashboard, images, intake, lateness, notices, queue, readiness, tasks, watch
 from runs import worker as worker_module
 from runs.models import Alert, Canary, Host, Run, Status, TriggerKind
 from tests.box import Box, kill
@@ -898,7 +898,11 @@ def test_an_alert_stands_on_the_front_page_and_leads_to_what_it_is_about(worker:
 
 
 def test_every_kind_of_alert_is_told() -> None:
-    kinds = {value for name, value in vars(alerts).items() if name.isupper()} | {breaker.KIND, intake.DEAD_LETTERS}
+    kinds = {value for name, value in vars(alerts).items() if name.isupper()} | {
+        breaker.KIND,
+        intake.DEAD_LETTERS,
+        images.FAILED,
+    }
     assert set(first_column(STATES, "Alerts")) == kinds
     assert set(dashboard.PAGES) <= kinds
 
