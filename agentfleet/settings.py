@@ -274,7 +274,7 @@ UNFOLD = {
                     _menu("Sources", "webhook", "webhooks_source"),
                     _menu("Memory", "psychology", "runs_memory"),
                     _menu("Schedules", "schedule", "django_celery_beat_periodictask"),
-                    _menu("Credentials", "lock", "agents_credential"),
+                    _menu("Credentials", "password", "agents_credential"),
                     _menu("Tokens", "key", "agents_apitoken"),
                     _menu("Users", "person", "auth_user"),
                 ],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management.commands import flush
 from django.db import connection, transaction
 
 from agents import clock
@@ -37,6 +38,28 @@ class Rung:
             self.bells.append(hint)
         else:
             self.notes.append(hint)
+
+
+# Made by migrating, the same for every test. Django makes them anew after each flush, which takes longer than a test.
+KEPT = {"django_content_type", "auth_permission"}
+
+
+def flushed(style: Any, database: Any, *, reset_sequences: bool = True, allow_cascade: bool = False) -> list[str]:
+    """The statements that empty every table but those that are KEPT."""
+    there = database.introspection.django_table_names(only_existing=True, include_views=False)
+    tables = sorted(set(there) - KEPT)
+    made: list[str] = database.ops.sql_flush(
+        style, tables, reset_sequences=reset_sequences, allow_cascade=allow_cascade
+    )
+    return made
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_flush() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flush, "sql_flush", flushed)
+        patch.setattr(flush, "emit_post_migrate_signal", lambda *_: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

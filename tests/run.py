@@ -2,7 +2,7 @@
 
     python -m tests.run [PYTEST ARGUMENTS]     the arguments go to every pass
 
-Five passes at a time: those with whole installations mostly wait for them.
+Four passes at a time: those with whole installations mostly wait for them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from functools import partial
 from tests.postgres import cluster
 
 KILLING = "test_kills,test_chaos,test_interrupts"  # half of what the tests with whole installations take
-FIRST = "test_[a-l]*"  # half of the rest
 NO_TESTS = 5  # pytest's exit code: the arguments select nothing in this pass
 
 
@@ -33,13 +32,12 @@ class Pass:
 
 def main(arguments: list[str]) -> int:
     began = time.monotonic()
-    with cluster() as url, ThreadPoolExecutor(5) as lanes:
+    with cluster() as url, ThreadPoolExecutor(4) as lanes:
         passes = [
             [Pass("box", "box and not browser", modules=f"!{KILLING}")],
             [Pass("kills", "box and not browser", modules=KILLING)],
             [Pass("browser", "browser"), Pass("postgresql", "postgresql or only_postgresql", url)],
-            [Pass("sqlite", "not (box or browser) and not only_postgresql", modules=FIRST)],
-            [Pass("sqlite-2", "not (box or browser) and not only_postgresql", modules=f"!{FIRST}")],
+            [Pass("sqlite", "not (box or browser) and not only_postgresql")],
         ]
         codes = [code for lane in lanes.map(partial(codes_of, arguments=arguments), passes) for code in lane]
     print(f"tests took {time.monotonic() - began:.0f} s", flush=True)

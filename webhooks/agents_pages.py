@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -79,6 +79,13 @@ def next_fires(agent: Agent, count: int) -> list[str]:
     except schedule.BadSchedule:
         return []
     return [f"{tick.astimezone(ZoneInfo(agent.timezone)):%a %Y-%m-%d %H:%M:%S}" for tick in ticks]
+
+
+def step_in_words(step: Mapping[str, Any]) -> str:
+    """Its provider and what that is about."""
+    params = step.get("params", {})
+    about = params.get("command") or params.get("url") or params.get("repo") or ""
+    return f"{step.get('provider')} {about}{'' if step.get('required', True) else ' (optional)'}"
 
 
 def limits_in_words(limits: Limits) -> str:
@@ -214,7 +221,7 @@ def definition(spec: AgentSpec) -> list[tuple[str, str]]:
         ("Tools", "all" if spec.tools is None else ", ".join(spec.tools)),
         ("Credentials", ", ".join(spec.credentials)),
         ("Takes tasks over REST", "yes" if spec.task_enabled else "no"),
-        ("Preflight", ", ".join(str(step.get("name", step)) for step in spec.preflight)),
+        ("Preflight", "; ".join(map(step_in_words, spec.preflight))),
         ("Hooks before", "; ".join(spec.hooks_pre)),
         ("Hooks after", "; ".join(spec.hooks_post)),
     ]

@@ -188,6 +188,16 @@ const shows = {
     const { attempt: number, code, message, next } = event.data;
     note(event, `attempt ${number} failed: ${code}: ${message}; the next begins at ${clockTime(next)}`, "af-bad");
   },
+  call: (event) => note(event, `calls ${event.data.targetAgent}, ${event.data.run}: ${event.data.context}`),
+  "slot.lent": (event) => note(event, "waits for a call, and lends its slot meanwhile"),
+  "slot.back": (event) => note(event, "has its slot again"),
+  "slot.given_up": (event) => note(event, "stands in line for a slot"),
+  "signal.exit": (event) => note(event, `is to end with exit code ${event.data.code}`),
+  "signal.rerun": (event) => note(event, "asks for another run after this one"),
+  "signal.return": (event) => note(event, `returns: ${event.data.value}`),
+  "shutdown.requested": (event) => note(event, `shuts itself down: ${event.data.reason}`, "af-bad"),
+  "agent.text": (event) => note(event, event.data.text),
+  warning: (event) => note(event, event.data.message, "af-bad"),
   "image.wait": (event) => note(event, `waits for its image, ${event.data.image}: it is being built`),
   pause: (event) => note(event, `waits ${event.data.seconds} s: ${event.data.code}: ${event.data.message}`, "af-bad"),
 };
