@@ -28,6 +28,7 @@ from runs.sandbox.base import (
     ImageMissing,
     Outcome,
     Sandbox,
+    SandboxError,
     SandboxGone,
     Spec,
     outcome_of,
@@ -82,8 +83,14 @@ class FakeEngine(Engine):
         except SandboxGone:
             self._boot(spec)
         if writing := secrets.script(spec):
-            subprocess.run(["sh", "-s"], env=self._env(spec.name), input=writing, check=True)
+            self._write(spec.name, writing)
         return self.find(spec.name)
+
+    def _write(self, name: str, writing: bytes) -> None:
+        done = subprocess.run(["sh", "-s"], env=self._env(name), input=writing, capture_output=True, check=False)
+        if done.returncode != 0:
+            self.find(name)  # killed with its sandbox, most of all
+            raise SandboxError(f"the secrets could not be written: {done.stderr.decode(errors='replace')}")
 
     def _boot(self, spec: Spec) -> None:
         home = self._home(spec.name)
