@@ -2,7 +2,7 @@
 
     python -m tests.run [PYTEST ARGUMENTS]     the arguments go to every pass
 
-Four passes at a time: those with whole installations mostly wait for them.
+Three passes at a time: those with whole installations mostly wait for them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from functools import partial
 
 from tests.postgres import cluster
 
-KILLING = "test_kills,test_chaos,test_interrupts"  # half of what the tests with whole installations take
 NO_TESTS = 5  # pytest's exit code: the arguments select nothing in this pass
 
 
@@ -27,15 +26,13 @@ class Pass:
     name: str
     marked: str
     database_url: str = ""
-    modules: str = ""
 
 
 def main(arguments: list[str]) -> int:
     began = time.monotonic()
-    with cluster() as url, ThreadPoolExecutor(4) as lanes:
+    with cluster() as url, ThreadPoolExecutor(3) as lanes:
         passes = [
-            [Pass("box", "box and not browser", modules=f"!{KILLING}")],
-            [Pass("kills", "box and not browser", modules=KILLING)],
+            [Pass("box", "box and not browser")],
             [Pass("browser", "browser"), Pass("postgresql", "postgresql or only_postgresql", url)],
             [Pass("sqlite", "not (box or browser) and not only_postgresql")],
         ]
@@ -57,7 +54,6 @@ def codes_of(passes: Sequence[Pass], arguments: Sequence[str]) -> list[int]:
 def code_of(one: Pass, arguments: Sequence[str]) -> int:
     """Run one pass; its lines come out under its name as they are printed."""
     argv = [sys.executable, "-m", "pytest", "-q", "--durations=5", "-m", one.marked, *arguments]
-    argv += ["--modules", one.modules] if one.modules else []
     env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     if one.database_url:
         env["DATABASE_URL"] = one.database_url
