@@ -118,11 +118,11 @@ def remove_standing_container(worker: DrivenWorker, run: Run) -> None:
 
 
 def stands(worker: DrivenWorker, name: str) -> bool:
+    """And has been given its secrets, the last thing of its start."""
     try:
-        worker.fake.find(name)
+        return bool(worker.fake.read_secrets(worker.fake.find(name)))
     except SandboxGone:
         return False
-    return True
 
 
 def times_started(worker: DrivenWorker) -> int:
