@@ -251,15 +251,13 @@ def same_sandbox(step: Step, call: ToolCall) -> Sandbox:
 
 
 def running_sandbox(step: Step) -> Sandbox:
-    """The attempt's sandbox, started if there is none. Raises SandboxError."""
-    if step.known_sandbox is not None:
-        return step.known_sandbox
-    image = step.prepare_sandbox()
-    with step.write(New("sandbox.start", {"image": image}), progress=False):
-        step.sandbox_is_starting(image)
-    box = step.start_sandbox(image)
-    step.note_sandbox(box)
-    return box.result()
+    """The attempt's sandbox, started if there is none. Raises SandboxError; SandboxGone after too many losses."""
+    while step.known_sandbox is None:
+        image = step.prepare_sandbox()
+        with step.write(New("sandbox.start", {"image": image}), progress=False):
+            step.sandbox_is_starting(image)
+        step.note_sandbox(step.start_sandbox(image))
+    return step.known_sandbox
 
 
 def act_here(step: Step, call: ToolCall, tool: Tool, arguments: object) -> None:

@@ -163,7 +163,8 @@ def take_turn(step: Step, messages: Sequence[Body], waiting: Sequence[RunInput],
     box = step.start_sandbox(image) if image else None
     try:
         answer = await_answer(step, asked, box)
-        store_answer(step, answer, model, position=len(messages), last=box is None or step.known_sandbox is not None)
+        starting = step.attempt.sandbox_state == SandboxState.STARTING
+        store_answer(step, answer, model, position=len(messages), last=not starting)
         if not step.released and box is not None:
             step.note_sandbox(box, release=True)
     finally:

@@ -254,16 +254,26 @@ class Step:
         return self._starting
 
     def note_sandbox(self, box: Future[Sandbox], *, release: bool = False) -> None:
-        """Store what came of starting it, when it has. Raises Halted, SandboxError."""
+        """Store what came of starting it, when it has: it stands, or was lost while it was being filled.
+
+        Raises Halted, SandboxError.
+        """
         release_connection()
         self.halt.wait_first(box)
-        if self.known_sandbox is None:
-            sandbox = box.result()
+        if self.attempt.sandbox_state == SandboxState.STARTING:
             self._redactor = None  # it may be one that stood already
-            with self.write(events.New("sandbox.ready", {"id": sandbox.id}), release=release):
-                self.sandbox_runs(sandbox)
+            try:
+                self._note_ready(box.result(), release=release)
+            except SandboxGone:
+                self.engine.remove(self.attempt.sandbox_name)
+                with self.write(events.New("sandbox.lost"), release=release):
+                    self.sandbox_is_gone()
         elif release:
             self.release()
+
+    def _note_ready(self, sandbox: Sandbox, *, release: bool) -> None:
+        with self.write(events.New("sandbox.ready", {"id": sandbox.id}), release=release):
+            self.sandbox_runs(sandbox)
 
     def sandbox_runs(self, sandbox: Sandbox) -> None:
         """Store, inside `write`, what the engine gave."""

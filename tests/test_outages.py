@@ -31,6 +31,7 @@ import asyncio
 import contextlib
 import socketserver
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ from runs.halt import Why
 from runs.models import TERMINAL, Attempt, CallState, Run, SandboxState, ToolCall
 from runs.sandbox.base import Command, Ending, Outcome, Sandbox, SandboxGone
 from runs.sandbox.docker import DockerEngine
+from runs.sandbox.fake import FakeEngine
+from runs.step import SANDBOX_LOSSES
 from tests.conftest import DrivenClock, DrivenWorker, Points, meanwhile, other_worker, until
 from tests.making import ask, bash, make_agent, submit
 from tests.test_engine import (
@@ -227,6 +230,49 @@ def test_a_container_may_be_lost_after_any_write(
     assert printed(run) == {"output 1": "one\n"}.get(write, "" if lost else PRINTED)
     assert ToolCall.objects.get().state == (CallState.LOST if lost else CallState.DONE)
     assert [command.call_id for command in worker.fake.commands] == ["1-0.0"]
+    assert_nothing_stands(worker, run)
+
+
+@dataclass
+class Mortal:
+    """Removes what it starts while that is being given its secrets: the first `losses` of them."""
+
+    worker: DrivenWorker
+    losses: int
+
+    def write(self, name: str, writing: bytes) -> None:
+        if self.losses:
+            self.losses -= 1
+            self.worker.fake.remove(name)
+        FakeEngine._write(self.worker.fake, name, writing)
+
+
+@pytest.mark.parametrize("sandbox", ["eager", "lazy"])
+def test_a_container_that_is_lost_while_it_starts_is_started_again(
+    worker: DrivenWorker, monkeypatch: pytest.MonkeyPatch, sandbox: str
+) -> None:
+    """No command has run in it: nothing is lost but the time."""
+    monkeypatch.setattr(worker.fake, "_write", Mortal(worker, losses=1).write)
+    run = submit(make_agent(turns=[{"tools": [bash("echo here")]}, {"text": "done"}], sandbox=sandbox))
+    worker.drive(run)
+    run = reload(run)
+    assert (run.status, told(run)) == ("finished", [("here\n", False)])
+    assert [one for one in types(run) if one.startswith("sandbox.")] == [
+        "sandbox.start", "sandbox.lost", "sandbox.start", "sandbox.ready"
+    ]  # fmt: skip
+    assert_every_request_is_accounted_for(run)
+    assert_nothing_stands(worker, run)
+
+
+def test_a_run_whose_containers_are_all_lost_while_they_start_has_lost_its_sandbox(
+    worker: DrivenWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.fake, "_write", Mortal(worker, losses=100).write)
+    run = submit(make_agent(turns=[{"tools": [bash("echo here")]}, {"text": "done"}], retry="never"))
+    worker.drive(run)
+    run = reload(run)
+    assert (run.status, error_of(run)[0]) == ("failed", "SANDBOX_LOST")
+    assert types(run).count("sandbox.lost") == SANDBOX_LOSSES + 1
     assert_nothing_stands(worker, run)
 
 
