@@ -8,6 +8,8 @@
 # make image   the sandbox image (BASE_IMAGE=debian:bookworm-slim names a base from a registry)
 
 BIN := .venv/bin
+# Compiled once, not by each of the hundreds of processes that the tests start, also where the environment forbids it.
+export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help setup venv image demo up down test check fix bench chaos
 

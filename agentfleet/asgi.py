@@ -31,7 +31,7 @@ from agentfleet.sockets import SameOrigin, sockets  # noqa: E402
 from agentfleet.threads import OnThreads, Scope, Send  # noqa: E402
 from runs import stream  # noqa: E402
 from runs.api.errors import ApiError  # noqa: E402
-from runs.api.tasks import seconds  # noqa: E402
+from runs.api.lookups import seconds  # noqa: E402
 from runs.api.wait import UNLESS_TOLD  # noqa: E402
 
 Message = MutableMapping[str, Any]
@@ -84,7 +84,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         body = await asyncio.wait_for(_whole_body(scope, receive), BODY_WITHIN)
     except TimeoutError:
-        await _refuse(send, 408, _error("REQUEST_TIMEOUT", f"the body did not arrive within {BODY_WITHIN:.0f} s"))
+        await _refuse(send, 408, _too_slow(scope))
     except Refused as refused:
         await _refuse(send, refused.status, refused.body)
     else:
@@ -191,6 +191,12 @@ async def _whole_body(scope: Scope, receive: Receive) -> bytes | None:
             raise too_large
         if not message.get("more_body"):
             return bytes(body)
+
+
+def _too_slow(scope: Scope) -> dict[str, Any]:
+    if scope["path"].startswith("/webhooks/"):
+        return {"error": "failed to read request body"}
+    return _error("REQUEST_TIMEOUT", f"the body did not arrive within {BODY_WITHIN:.0f} s")
 
 
 def _with_length(scope: Scope, length: int) -> Scope:

@@ -16,10 +16,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from agentfleet import creds_cli, folders, home, roles, show
+from agentfleet import background, children, creds_cli, deliveries_cli, folders, home, ports, roles, show
 from agentfleet import doctor as checks
 from agentfleet import up as box
 from agentfleet.client import Client, NoServer, ServerSays
+from agentfleet.doctor.findings import Check
+from runs.sandbox.base import Refused
 
 app = typer.Typer(help="Run LLM agents unattended, in sandboxes.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -34,6 +36,10 @@ def name(value: str) -> str:
     if not re.fullmatch(r"[\w-]+", value):
         raise typer.BadParameter("letters, digits, dashes and underscores")
     return value
+
+
+def name_or_none(value: str) -> str:
+    return name(value) if value else ""
 
 
 class Mode(StrEnum):
@@ -54,6 +60,7 @@ class Template(StrEnum):
     CUSTOM = "custom"
 
 
+PausedAgent = Annotated[str, typer.Argument(metavar="[AGENT]", callback=name_or_none, help="Without one: all.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", callback=name)]
 
 
@@ -65,7 +72,7 @@ def main() -> None:
         fail(f"{error}", 1)
     except NoServer as error:
         fail(str(error), 3)
-    except (box.CannotStart, folders.InTheWay, home.HomeError) as error:
+    except (children.CannotStart, folders.InTheWay, home.HomeError, Refused) as error:
         fail(str(error), 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -95,17 +102,16 @@ def up(
     folder = folder_of(home)
     if detach:
         again = [sys.executable, "-m", "agentfleet", "up", "--host", host, "--port", str(port)]
-        print(box.detach([*again, *(["--no-restart"] if no_restart else [])], folder))
+        print(background.detach([*again, *(["--no-restart"] if no_restart else [])], folder))
         return
-    chosen = port or box.free_port()
-    box.Box(folder, host, chosen, restart=not no_restart).run(lambda line: print(line, flush=True))
+    box.become(folder, host, port or ports.free_port(), restart=not no_restart)
 
 
 @app.command()
 def down(home: Home = None) -> None:
     """Stop what `up` started; runs go on at the next `up`."""
     folder = folder_of(home)
-    print("agentfleet is down" if box.down(folder) else f"nothing is up for {folder}")
+    print("agentfleet is down" if background.down(folder) else f"nothing is up for {folder}")
 
 
 @app.command()
@@ -251,6 +257,20 @@ def send(
 
 
 @app.command()
+def pause(agent: PausedAgent = "") -> None:
+    """Start nothing new, of one agent or of the whole fleet; what has begun goes on."""
+    Client.here().call("POST", f"agents/{agent}/pause" if agent else "pause")
+    print(f"{agent or 'the fleet'} is paused")
+
+
+@app.command()
+def resume(agent: PausedAgent = "") -> None:
+    """Take work again; ticks that passed are not made up for."""
+    Client.here().call("POST", f"agents/{agent}/resume" if agent else "resume")
+    print(f"{agent or 'the fleet'} takes work again")
+
+
+@app.command()
 def login() -> None:
     """Print a link that logs in once."""
     client = Client.here()
@@ -277,6 +297,9 @@ def make_agent(
         print(f"note: {note}", file=sys.stderr)
 
 
+app.command("deliveries")(deliveries_cli.deliveries)
+app.command("replay-delivery")(deliveries_cli.replay_delivery)
+app.command("simulate")(deliveries_cli.simulate)
 app.add_typer(creds_cli.app, name="creds")
 app.add_typer(new, name="new")
 app.command("web", hidden=True, help="The web process alone, for fleets.")(roles.web)
@@ -285,10 +308,10 @@ app.command("beat", hidden=True, help="The schedules' clock alone, one per fleet
 app.command("gateway", hidden=True, help="What the sandboxes of one host may ask, alone.")(roles.gateway)
 
 
-def examine_project(project: Path, home: Path) -> list[checks.Check]:
-    from agentfleet import project_doctor  # noqa: PLC0415 - as in `make_agent`
+def examine_project(project: Path, home: Path) -> list[Check]:
+    from agentfleet.doctor.project import examine  # noqa: PLC0415 - as in `make_agent`
 
-    return project_doctor.examine(project, home)
+    return examine(project, home)
 
 
 def live(client: Client) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from agentfleet import doctor, home, show
+from agentfleet import bootstrap, home, show
 from agentfleet.client import Client, NoServer
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def add(
     else:
         Client.here().call("PUT", f"credentials/{wanted}", {"values": values})
     print(f"{wanted} is kept: {', '.join(sorted(values))}")
+    if kind is None:
+        print(f"note: type {wanted.type} is not known (see `agentfleet creds types`): no variables", file=sys.stderr)
 
 
 @app.command("rm")
@@ -97,7 +99,7 @@ def types(name: Annotated[str, typer.Argument(metavar="TYPE")] = "") -> None:
 @app.command("check")
 def check(reference: Annotated[str, typer.Argument(metavar="REF", help="Default: all there are.")] = "") -> None:
     """Whether it is complete and whether the service it is for takes it. Exit 0 only if nothing is wrong."""
-    doctor.set_up_django()
+    bootstrap.set_up_django()
     from agents.credentials import references  # noqa: PLC0415
 
     chosen = [named(reference)] if reference else sorted(references.kept("default"))
@@ -110,7 +112,7 @@ def check(reference: Annotated[str, typer.Argument(metavar="REF", help="Default:
 @app.command("rotate")
 def rotate() -> None:
     """Make a new key for what the database keeps and encrypt everything with it. May be broken off and repeated."""
-    doctor.set_up_django()
+    bootstrap.set_up_django()
     from agents.credentials import CredentialError, cipher, rows  # noqa: PLC0415
 
     try:
@@ -181,8 +183,10 @@ def read_files(named_files: list[str]) -> dict[str, str]:
 def check_values(kind: CredentialType | None, values: dict[str, str]) -> None:
     from agents.credentials import is_name, validation  # noqa: PLC0415
 
-    if bad := [name for name, value in values.items() if not (is_name(name) and value.strip())]:
-        fail(f"{bad[0]!r} is no name of a field, or has no value")
+    if bad := [name for name in values if not is_name(name)]:
+        fail(f"{bad[0]!r} is no name of a field")
+    if empty := [name for name, value in values.items() if not value.strip()]:
+        fail(f"{empty[0]} has no value")
     if not values:
         fail("there is no value to keep")
     stripped = {name: value.strip() for name, value in values.items()}
@@ -214,7 +218,7 @@ def fault_of(reference: Reference) -> str:
 
 def ready() -> None:
     """The settings, without the database."""
-    doctor.use_settings()
+    bootstrap.use_settings()
 
 
 def named(text: str) -> Reference:

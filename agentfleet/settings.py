@@ -198,6 +198,7 @@ WORKER_THREADS = env_int("AGENTFLEET_WORKER_THREADS", 64)
 SANDBOX_ENGINE = env("AGENTFLEET_SANDBOX", "runs.sandbox.docker.DockerEngine")
 SANDBOX_IMAGE = env("AGENTFLEET_IMAGE", "agentfleet-sandbox:latest")
 IMAGE_DAYS = env_int("AGENTFLEET_IMAGE_DAYS", 7)  # that an image made for an agent is kept, though nothing uses it
+POLL_PATHS = env_list("AGENTFLEET_POLL_PATHS")  # folders of this host below which polls may look; empty: none
 SANDBOX_RUNTIME = env("AGENTFLEET_RUNTIME")  # an engine's other runtime, such as runsc; empty: its default
 # Where credentials are looked for, in this order: dotted paths of classes, see docs/credentials.md
 CREDENTIAL_STORES = env_list("AGENTFLEET_CREDENTIAL_STORES") or [
@@ -208,6 +209,9 @@ CREDENTIAL_STORES = env_list("AGENTFLEET_CREDENTIAL_STORES") or [
 EXTRA_CA_FILE = env("AGENTFLEET_EXTRA_CA_FILE")  # certificates a company proxy adds, for TLS inside sandboxes
 GATEWAY_PORT = env_int("AGENTFLEET_GATEWAY_PORT", 8643)  # at the sandbox network's own address of this host
 PARKED_GRACE = env_int("AGENTFLEET_PARKED_GRACE", 600)  # seconds a waiting run keeps its container; its files stay
+MAX_HOPS = env_int("AGENTFLEET_MAX_HOPS", 16)  # runs that may be before another in its chain of causes
+MAX_RUNS_PER_ROOT = env_int("AGENTFLEET_MAX_RUNS_PER_ROOT", 200)  # that one run may set off in 24 hours, in all
+DELIVERY_RETENTION_DAYS = env_int("AGENTFLEET_DELIVERY_RETENTION_DAYS", 14)  # webhooks older than that go; 0: none
 FLEET = env("AGENTFLEET_FLEET", "default")  # labels what this installation starts on a shared engine
 
 # --- Watchers: what is missing becomes an alert -------------------------------------------------------------------
@@ -272,6 +276,7 @@ UNFOLD = {
                     _menu("Deliveries", "inbox", "webhooks_delivery"),
                     _menu("Dead letters", "unsubscribe", "runs_deadletter"),
                     _menu("Sources", "webhook", "webhooks_source"),
+                    _menu("Outgoing", "outbox", "runs_outgoing"),
                     _menu("Memory", "psychology", "runs_memory"),
                     _menu("Schedules", "schedule", "django_celery_beat_periodictask"),
                     _menu("Credentials", "password", "agents_credential"),

@@ -52,6 +52,8 @@ def changes(applied: dict[str, Any]) -> None:
             console.print(f"{word} agent {name}")
     for name in applied["sources"]:
         console.print(f"set webhook source {name}")
+    for name in applied["outgoing"]:
+        console.print(f"set outgoing webhook {name}")
     if applied["unchanged"]:
         console.print(f"unchanged: {', '.join(applied['unchanged'])}")
 

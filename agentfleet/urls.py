@@ -4,7 +4,7 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView
 
 from agentfleet.views import healthz, login_by_link, new_link, readyz
-from webhooks.urls import api_urls
+from webhooks.urls import api_urls, receipt_urls
 
 admin.autodiscover()  # not at the start of every process: only web shows them
 
@@ -18,6 +18,7 @@ urlpatterns = [
     path("api/v1/", include(api_urls)),
     path("api/v1/login-links", new_link),
     path("api/v1/schema/", SpectacularAPIView.as_view()),
+    path("api/webhooks/", include(receipt_urls)),  # where other programs look for it
     path("login/<int:user_id>/<str:token>/", login_by_link),
     path("webhooks/", include("webhooks.urls")),
     path("admin/", admin.site.urls),

@@ -90,6 +90,7 @@ def _webhook_secret(name: str, help: str, **rest: Any) -> CredentialType:  # noq
     return CredentialType(name=name, field_sets=[[Field(name="secret")]], help=help, host_only=True, **rest)
 
 
+OUTGOING = "outgoing_webhook"
 _LINEAR_QUERY = {"query": "{ viewer { id } }"}
 _LINEAR = "https://api.linear.app/graphql"
 
@@ -341,6 +342,23 @@ _ALL = [
     ),
     _webhook_secret("mintlify_webhook_secret", "The secret that Mintlify's webhooks are signed with."),
     _webhook_secret("slack_signing_secret", "The secret that Slack's requests are signed with."),
+    _webhook_secret("gitlab_webhook_secret", "The secret token that GitLab sends with its webhooks."),
+    _webhook_secret(
+        "standard_webhook_secret", "The whsec_ secret, or whpk_ public key, of a standardwebhooks.com sender."
+    ),
+    _webhook_secret("hmac_webhook_secret", "The secret of a sender that signs with an HMAC in its own way."),
+    CredentialType(
+        name="generic_webhook_token",
+        field_sets=[[Field(name="token")]],
+        help="The token that requests to a source of type generic carry.",
+        host_only=True,
+    ),
+    CredentialType(
+        name=OUTGOING,
+        field_sets=[[Field(name="secret", lines=True), Field(name="url", optional=True)], [Field(name="url")]],
+        help="What messages about runs are signed with, whsec_ and base64, and the address if that is a secret itself.",
+        host_only=True,
+    ),
     CredentialType(
         name="gateway_api_key",
         field_sets=[[Field(name="key")]],

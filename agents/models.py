@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import ClassVar, Self
@@ -15,7 +16,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Length
 from pydantic import ValidationError
 
-from agents import clock
+from agents import clock, schedule
 from agents.spec import AgentSpec
 
 models.CharField.register_lookup(Length)
@@ -33,6 +34,7 @@ class Workspace(models.Model):
 
     name = models.CharField(max_length=NAME_LENGTH, unique=True, validators=[valid_name])
     scale = models.PositiveIntegerField(null=True, blank=True, help_text="Runs at once in all; empty: no cap.")
+    paused_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(default=clock.now, editable=False)
 
     def __str__(self) -> str:
@@ -41,6 +43,9 @@ class Workspace(models.Model):
     @classmethod
     def default(cls) -> Workspace:
         return cls.objects.get(name="default")
+
+
+FLEET_PAUSED = "the fleet is paused"
 
 
 class Kind(models.TextChoices):
@@ -83,10 +88,6 @@ class Agent(models.Model):
     description = models.CharField(max_length=500, blank=True)
     scale = models.PositiveIntegerField(default=1, help_text="Runs at once; 0 switches the agent off.")
     priority = models.PositiveSmallIntegerField(choices=Priority.choices, default=Priority.NORMAL)
-    schedule = models.CharField(max_length=100, blank=True, help_text="Cron, in the agent's time zone.")
-    timezone = models.CharField(max_length=64, default="UTC")
-    schedule_fired_at = models.DateTimeField(null=True, editable=False)
-    schedule_since = models.DateTimeField(null=True, editable=False, help_text="Ticks before it are of no concern.")
     task_enabled = models.BooleanField(default=True, help_text="May be asked for over REST.")
     queue_size = models.PositiveIntegerField(default=100, help_text="In line at most; more are dead letters.")
     claim_key = models.CharField(
@@ -108,10 +109,6 @@ class Agent(models.Model):
             models.CheckConstraint(
                 condition=~Q(name="default") & Q(name__length__gte=1), name="agents_are_not_called_default"
             ),
-        ]
-        indexes: ClassVar = [
-            # schedule.due: agents with a cron, each look
-            models.Index(fields=["schedule_fired_at"], condition=~Q(schedule=""), name="agents_with_a_schedule"),
         ]
 
     def __str__(self) -> str:
@@ -135,7 +132,7 @@ class Agent(models.Model):
             return f"agent {self.name} is switched off (scale 0)"
         if self.paused:
             return f"agent {self.name} is paused"
-        return ""
+        return FLEET_PAUSED if self.workspace.paused_at else ""
 
     @property
     def spec(self) -> AgentSpec:
@@ -148,6 +145,50 @@ class Agent(models.Model):
         """For pages and lists: an empty definition where it cannot be read, so that one agent hides no others."""
         known = self.version.shown() if self.version else AgentSpec(name=self.name)
         return known if known.name == self.name else replace(known, name=self.name)
+
+
+class Missed(models.TextChoices):
+    """What becomes of ticks that passed while nothing could fire them."""
+
+    SKIP = "skip"  # nothing
+    LATEST = "latest"  # the latest stands for all of them
+    ALL = "all"  # each is made up for, in its order
+
+
+class Schedule(models.Model):
+    """One schedule of an agent, and how far its ticks are done with. Which of them are due is `agents.schedule`'s."""
+
+    agent = models.ForeignKey(Agent, on_delete=models.CASCADE, related_name="schedules")
+    index = models.PositiveSmallIntegerField(default=0)
+    cron = models.CharField(max_length=schedule.LONGEST)
+    timezone = models.CharField(max_length=64, default="UTC")
+    jitter_seconds = models.PositiveIntegerField(default=0, help_text="A run starts so much later, at most.")
+    missed = models.CharField(max_length=10, choices=Missed.choices, default=Missed.LATEST)
+    missed_seconds = models.PositiveIntegerField(default=86_400, help_text="Older ticks are skipped; 0: none is.")
+    fired_at = models.DateTimeField(default=clock.now, editable=False, help_text="Ticks up to here are done with.")
+    since = models.DateTimeField(default=clock.now, editable=False, help_text="Ticks before it are of no concern.")
+    anchor = models.DateTimeField(default=clock.now, editable=False, help_text="What @every is counted from.")
+
+    class Meta:
+        ordering: ClassVar = ["agent", "index"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["agent", "cron", "timezone"], name="an_agent_has_a_schedule_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.cron} {self.timezone}" if schedule.is_of_a_zone(self.cron) else self.cron
+
+    def ticks(self, *, after: datetime) -> Iterator[datetime]:
+        """All after `after`, in order. Raises BadSchedule at the first."""
+        return schedule.ticks(self.cron, self.timezone, after=after, anchor=self.anchor)
+
+    def latest(self, *, since: datetime, now: datetime) -> datetime | None:
+        """The last tick in (since, now]. Raises BadSchedule."""
+        return schedule.latest_due(self.cron, self.timezone, since=since, now=now, anchor=self.anchor)
+
+    def starts_at(self, tick: datetime) -> datetime:
+        """When the tick's run is to begin: its time, and its part of the jitter."""
+        return tick + schedule.delay(self.jitter_seconds, self.agent_id, self.cron, self.timezone, tick.isoformat())
 
 
 class AgentVersion(models.Model):

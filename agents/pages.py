@@ -155,9 +155,13 @@ class Deed(PageOfRow, FormView):  # type: ignore[type-arg]
     def get_success_url(self) -> str:
         return change_url(self.row)
 
+    def back(self) -> str:
+        """Where to go without doing it."""
+        return change_url(self.row)
+
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return super().get_context_data(
-            verb=self.verb, sentence=self.sentence, dangerous=self.dangerous, back=change_url(self.row), **kwargs
+            verb=self.verb, sentence=self.sentence, dangerous=self.dangerous, back=self.back(), **kwargs
         )
 
 

@@ -34,9 +34,13 @@ ToolName = Literal[
     "skill",
     "memory",
 ]
+Missing = Literal["skip", "latest", "all"]
 Failure = Literal["machinery", "timeout", "model", "work"]
 
 _strict = ConfigDict(extra="forbid")
+
+# Of a source: what it says beside who sends and whose secret signs.
+OPTIONS = frozenset({"own", "rate", "sender_rate", "identical", "duplicate_seconds", "scheme"})
 
 
 def _shortest(amount: Decimal) -> Decimal:
@@ -111,6 +115,35 @@ class WebhookSpec:
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
+class ScheduleSpec:
+    """One schedule of an agent."""
+
+    cron: str  # an expression, or @every 15m
+    timezone: str = ""  # empty: the agent's
+    jitter_seconds: int = Field(default=0, ge=0, le=86_400)  # the start is this much later at most, the same each time
+    missed: Missing = "latest"  # ticks that passed while nothing could fire them
+    missed_seconds: int = Field(default=86_400, ge=0)  # older ticks are skipped, whatever `missed` says; 0: none is
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class PollSpec:
+    """One `[[polls]]` entry: look somewhere now and then, and start a run for each item that is new there.
+
+    Exactly one of `url`, `path` and `command` is given.
+    """
+
+    name: str
+    every_seconds: int = Field(default=300, ge=10)
+    url: str = ""  # fetched with GET
+    headers: dict[str, str] = Field(default_factory=dict)  # values may name credentials: ${type:instance:field}
+    path: str = ""  # a pattern of files on the worker's host, below the folders that the server allows
+    command: str = ""  # for the shell of a sandbox of the agent; prints JSON
+    items: str = ""  # dotted path to the list in what came; empty: the whole of it
+    id: str = "id"  # dotted path to what names an item, in the item
+    most: int = Field(default=20, ge=1, le=1000)  # runs of one look; the rest is left to the next
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
 class SkillSpec:
     """What an agent is told of a skill; the rest is in its files, below `skills/<name>/`."""
 
@@ -123,6 +156,14 @@ def _was_none(value: Any) -> Any:
     return 100 if value is None else value
 
 
+def _with_schedules(value: Any) -> Any:
+    """Definitions stored before an agent could have several have one `schedule`, a text."""
+    if not isinstance(value, dict):
+        return value
+    rest = {key: item for key, item in value.items() if key != "schedule"}
+    return rest | {"schedules": ({"cron": value["schedule"]},)} if value.get("schedule") else rest
+
+
 @dataclass(frozen=True, kw_only=True, config=_strict)
 class AgentSpec:
     name: str
@@ -130,9 +171,10 @@ class AgentSpec:
     kind: Literal["model", "command"] = "model"
     instructions: str = ""
     models: tuple[ModelSpec, ...] = ()
-    schedule: str = ""
-    timezone: str = "UTC"
+    schedules: tuple[ScheduleSpec, ...] = ()
+    timezone: str = "UTC"  # of schedules that name none
     webhooks: tuple[WebhookSpec, ...] = ()
+    polls: tuple[PollSpec, ...] = ()
     params: dict[str, Any] = Field(default_factory=dict)
     credentials: tuple[str, ...] = ()
     scale: int = Field(default=1, ge=0)
@@ -176,7 +218,38 @@ class AgentSpec:
     @staticmethod
     def load(value: dict[str, Any]) -> AgentSpec:
         """Raises pydantic's ValidationError, naming each field that does not fit."""
-        return _adapter.validate_python(value)
+        return _adapter.validate_python(_with_schedules(value))
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class SignatureScheme:
+    """How a sender of provider `hmac` signs, and where it says what an event is."""
+
+    header: str
+    algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
+    encoding: Literal["hex", "base64"] = "hex"
+    prefix: str = ""
+    separator: str = ""  # of a header of pairs, as in t=1,v1=2: what stands between pairs
+    signature_key: str = ""  # the pair that holds the signature
+    timestamp_key: str = ""  # the pair that holds the time
+    timestamp_header: str = ""
+    signed: str = "{body}"  # what is signed: {body}, {timestamp} and {id} are filled in
+    tolerance_seconds: int = Field(default=300, ge=0)  # how old a time may be; 0: any
+    id_header: str = ""
+    event_header: str = ""
+    event: str = "type"  # dotted path in the body, where no header says it
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class OutgoingSpec:
+    """One `[outgoing.<name>]` of a project: whom to tell of runs."""
+
+    name: str
+    url: str = ""
+    credential: str = ""
+    states: tuple[str, ...] = ()
+    agents: tuple[str, ...] = ()
+    format: Literal["standard", "slack"] = "standard"
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
@@ -187,6 +260,18 @@ class SourceSpec:
     provider: str
     credential: str = "default"
     allow_unsigned: bool = False
+    own: tuple[str, ...] = ()  # senders that are ourselves: what they do starts nothing
+    rate: str = ""  # such as 60/10m: of events that start something; the rest is held until there is room
+    sender_rate: str = "60/10m"  # the same of each sender
+    identical: str = "5/10m"  # events that say the same; the rest starts nothing
+    duplicate_seconds: int = Field(default=86_400, ge=0)
+    scheme: SignatureScheme | None = None  # of provider hmac
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Guards and scheme as JSON types, where they are not the defaults: what `SourceSpec` takes by these names."""
+        said: dict[str, Any] = _source_adapter.dump_python(self, mode="json", exclude_defaults=True)
+        return {name: value for name, value in said.items() if name in OPTIONS}
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
@@ -196,8 +281,10 @@ class ProjectSpec:
     name: str
     scale: int | None = None
     sources: tuple[SourceSpec, ...] = ()
+    outgoing: tuple[OutgoingSpec, ...] = ()
     agents: tuple[AgentSpec, ...] = ()
     files: dict[str, dict[str, bytes]] = Field(default_factory=dict)  # agent -> path in its folder -> content
 
 
 _adapter = TypeAdapter(AgentSpec)
+_source_adapter = TypeAdapter(SourceSpec)

@@ -72,6 +72,7 @@ class Figure:
     value: float | None = None
     floor: float | None = None
     target: tuple[Bound, ...] = ()
+    everywhere: bool = False  # bound to its target on every database, and not on the first alone
 
     @classmethod
     def of_samples(cls, figure: str, unit: str, samples: Sequence[float], *target: Bound) -> Figure:
@@ -84,8 +85,8 @@ class Figure:
         return all(bound.kept(self) for bound in self.target) if self.target else None
 
     def beside(self, suffix: str) -> Figure:
-        """The same for comparison: under another name, and bound to nothing."""
-        return replace(self, figure=self.figure + suffix, target=())
+        """The same on another database: under another name and, unless it is bound everywhere, to nothing."""
+        return replace(self, figure=self.figure + suffix, target=self.target if self.everywhere else ())
 
     def facts(self) -> dict[str, Any]:
         """The fields of its line, without those that do not apply."""

@@ -34,7 +34,7 @@ def settings_of_its_own() -> Iterator[None]:
 def installation(env: Mapping[str, str], model: Model | None = None) -> Iterator[Box]:
     """A box on the defaults and `env`, whose GitHub webhooks are signed with SECRET and whose model is `model`."""
     folder = Path(tempfile.mkdtemp(prefix="agentfleet-bench-"))
-    box = Box(folder)
+    box = Box(folder, from_nothing=True)
     box.env.update(env)
     if model is not None:
         box.env.update(ANTHROPIC_API_KEY="sk-mock-0123456789", ANTHROPIC_BASE_URL=model.url)

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agentfleet.up import free_port
+from agentfleet.ports import free_port
 from agents import private_files
 from bench.figures import AtLeast, AtMost, Bound, Figure, Unmeasured, percentile
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bench import claims, containers, load, locks, memory, page
+from bench import deliveries as bench_deliveries
 from bench.containers import Removals
 from bench.figures import AtLeastOfFloor, AtMost, Figure, Unmeasured
 from bench.installation import SECRET, installation
@@ -44,6 +45,7 @@ class Sizes:
     claims: int = 500
     lock_clients: int = 50
     lock_seconds: float = 8.0
+    delivery_seconds: float = 15.0
 
 
 QUICK = Sizes(
@@ -58,6 +60,7 @@ QUICK = Sizes(
     claims=50,
     lock_clients=10,
     lock_seconds=0.5,
+    delivery_seconds=1.5,
 )
 
 Part = Callable[[Sizes, Mapping[str, str]], Generator[Figure, None, None]]
@@ -227,6 +230,23 @@ def lock_pairs(sizes: Sizes, env: Mapping[str, str]) -> Generator[Figure, None, 
     yield from locks.pairs(sizes.lock_clients, sizes.lock_seconds, env)
 
 
+def deliveries(sizes: Sizes, env: Mapping[str, str]) -> Generator[Figure, None, None]:
+    """Webhooks that no agent wants, beside a bare insert of the same row by the same server."""
+    yield from bench_deliveries.unmatched(sizes.delivery_seconds, env)
+
+
+def deliveries_during_runs(sizes: Sizes, env: Mapping[str, str]) -> Generator[Figure, None, None]:
+    yield from bench_deliveries.while_runs_go_on(sizes.runs, env)
+
+
+def deliveries_into_full_line(sizes: Sizes, env: Mapping[str, str]) -> Generator[Figure, None, None]:
+    yield from bench_deliveries.into_a_full_line(sizes.delivery_seconds, env)
+
+
+def matching(_sizes: Sizes, env: Mapping[str, str]) -> Generator[Figure, None, None]:
+    yield from bench_deliveries.matching(env)
+
+
 PARTS: dict[Part, tuple[str, ...]] = {
     webhook_to_model: ("webhook_to_model",),
     throughput: ("throughput", "idle_memory"),
@@ -235,4 +255,8 @@ PARTS: dict[Part, tuple[str, ...]] = {
     waiting: ("waiting_memory", "waiting_threads"),
     claim_in_long_line: ("claim_in_long_line",),
     lock_pairs: ("lock_pairs", "lock_latency", "lock_contention"),
+    deliveries: ("deliveries",),
+    deliveries_during_runs: ("deliveries_during_runs",),
+    deliveries_into_full_line: ("deliveries_into_full_line",),
+    matching: ("matching",),
 }

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psycopg
 
@@ -66,6 +66,15 @@ class Server:
         done = subprocess.run(argv, user=self._user, cwd="/", capture_output=True, text=True, check=False)
         if done.returncode:
             raise Unrestarted(f"pg_ctl {words[0]}: {done.stderr.strip()}")
+
+
+def rows(url: str, file: Path, query: str) -> list[tuple[Any, ...]]:
+    """What is stored, read past everything that serves it. `url`: of PostgreSQL; empty: SQLite's `file`."""
+    if url:
+        with psycopg.connect(url) as connection:
+            return connection.execute(query.encode()).fetchall()
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=LOCKED_WITHIN)) as opened:
+        return opened.execute(query).fetchall()
 
 
 def hold_write_lock(file: Path, seconds: float, ending: threading.Event) -> None:

@@ -1,7 +1,7 @@
 """A Docker engine of our own beside this machine's: its restarts cost nobody else a container. Needs root.
 
-It shares nothing with the other: not its folders, not its bridge, and it leaves the firewall alone. Its containers need
-no network of the engine's making.
+It shares nothing with the other: not its folders, not its bridge, and it leaves the firewall alone. The filter of the
+network that our sandboxes stand on is agentfleet's own, and no rule of the engine's is needed for it.
 """
 
 from __future__ import annotations

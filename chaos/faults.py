@@ -23,7 +23,7 @@ from tests.box import Box
 
 log = logging.getLogger("chaos.faults")
 
-FROZEN = (2.0, 25.0)  # seconds a worker is stopped: less and more than its lease
+FROZEN = (2.0, 25.0)  # seconds a worker or the gateway is stopped: less and more than a lease, and than a request waits
 AWAY = (2.0, 8.0)  # seconds Redis is stopped, or SQLite's lock held
 
 
@@ -151,10 +151,10 @@ def all_faults(
     ending: threading.Event,
 ) -> list[Fault]:
     return [
-        *(killed(box, of[name]) for name in ("worker", "worker-2", "web", "beat", "redis")),
-        *(frozen(of[name], FROZEN, draw, ending) for name in ("worker", "worker-2")),
+        *(killed(box, of[name]) for name in ("worker", "worker-2", "web", "beat", "redis", "gateway")),
+        *(frozen(of[name], FROZEN, draw, ending) for name in ("worker", "worker-2", "gateway")),
         frozen(of["redis"], AWAY, draw, ending),
-        *(ended(box, of[name]) for name in ("worker", "worker-2")),
+        *(ended(box, of[name]) for name in ("worker", "worker-2", "gateway")),
         *[sandbox_killed(fleet, draw)] * 2,
         restarted(database_url) if database_url else locked(box, draw, ending),
         *([] if engine is None else [engine_restarted(engine, fleet)]),

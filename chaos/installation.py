@@ -9,11 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agents import private_files
+from chaos import databases
 from chaos.senders import Address, repository
+from runs.sandbox import network
 from tests.box import Box, keep_webhook_secret, labelled, take_down
 
 OURS = ("AGENTFLEET_", "ANTHROPIC_", "DATABASE_URL", "REDIS_URL")
 SECRET = "a secret of these runs alone"  # noqa: S105 - signs webhooks that never leave this machine
+HELD = {
+    "the lock {0} of {1}": "SELECT key, holder FROM runs_lock",
+    "the wish for {0} of attempt {1}": "SELECT key, attempt_id FROM runs_lockwait",
+    "the slot of {0}": "SELECT id FROM runs_run WHERE has_slot OR slot_lent_at IS NOT NULL",
+}
 CONFIG = '[[webhooks]]\nsource = "github"\nevents = ["issues"]\nrepos = ["{repository}"]\n'
 
 
@@ -29,11 +36,11 @@ def installation(
 ) -> Iterator[Box]:
     """A box whose containers and volumes are gone afterwards, whatever happens. `database`: a URL, or empty."""
     env = {"AGENTFLEET_FLEET": fleet, "ANTHROPIC_API_KEY": "sk-mock-0123456789", "ANTHROPIC_BASE_URL": model}
-    box = Box(folder)
+    box = Box(folder, from_nothing=True)
     box.env.update(env, **({"DATABASE_URL": database} if database else {}))
     keep_webhook_secret(box.home, SECRET)
     for agent in agents:
-        box.define(agent, scale=scale, extra=CONFIG.format(repository=repository(agent)))
+        box.define(agent, scale=scale, extra=CONFIG.format(repository=repository(agent)), network="gateway")
     try:
         with box:
             box.apply()
@@ -52,6 +59,25 @@ def left(fleet: str) -> list[str]:
     """Containers and volumes of the fleet that the engine still has."""
     containers, volumes = labelled(f"agentfleet.fleet={fleet}")
     return [*containers, *volumes]
+
+
+def held(box: Box, database: str) -> list[str]:
+    """Locks, wishes for locks, and slots that the database still counts as somebody's. `database`: a URL, or empty."""
+    return [
+        what.format(*row)
+        for what, query in HELD.items()
+        for row in databases.rows(database, box.home / "agentfleet.sqlite3", query)
+    ]
+
+
+def networks_left(box: Box) -> list[str]:
+    """Of this installation's host, when its last worker has ended."""
+    host_id = (box.home / "host_id").read_text().strip()
+    listing = ["docker", "network", "ls", "--filter", f"label=agentfleet.host={host_id}", "--format", "{{.Name}}"]
+    names = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split()
+    rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout.splitlines()
+    bridges = [network.bridge_of(policy, host_id) for policy in network.LETTERS]
+    return [*names, *(rule for rule in rules if any(bridge in rule for bridge in bridges))]
 
 
 def remove_all(fleet: str) -> None:

@@ -6,15 +6,26 @@ installation says of itself is held against these.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from chaos import together
+from chaos.findings import (
+    Finding,
+    Kind,
+    attempts_by_token,
+    attempts_of,
+    ended_by_fault,
+    kills,
+    output_by_call,
+    started_calls,
+)
 from chaos.model import Attempt, Told, was_lost
 from chaos.records import TERMINAL, Event, Evidence, Run
+from chaos.senders import Promise
 from chaos.stall import Stall, longest_stall
-from chaos.work import LEDGER, Command, Plan
+from chaos.work import LEDGER, Plan
 
 # As docs/states.md draws it.
 WAYS: dict[str | None, frozenset[str]] = {
@@ -23,22 +34,6 @@ WAYS: dict[str | None, frozenset[str]] = {
     "processing": frozenset({"waiting", "finished", "failed", "canceled"}),
     "waiting": frozenset({"processing", "failed", "canceled"}),
 }
-BY_A_FAULT = frozenset({"SANDBOX_LOST"})  # how a run may end whose sandbox was killed
-
-Kind = Literal["lost", "doubled", "missing", "left"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that must not be, `count` times. `about`: a run's id, a token where there is none, a container."""
-
-    kind: Kind
-    about: str
-    says: str
-    count: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.about}: {self.says}"
 
 
 @dataclass(frozen=True)
@@ -62,13 +57,15 @@ class Verdict:
     def line(self) -> str:
         return (
             f"runs {self.runs}, lost {self.count('lost')}, doubled {self.count('doubled')}, "
-            f"events missing {self.count('missing')}, containers left {self.count('left')}, "
+            f"events missing {self.count('missing')}, left behind {self.count('left')}, "
             f"longest stall {self.stall.seconds:.1f} s"
         )
 
 
 def judge(evidence: Evidence) -> Verdict:
-    findings = [*lost(evidence), *doubled(evidence), *missing(evidence)]
+    promises = [*evidence.promises, *together.promised_by_calls(evidence)]
+    findings = [*lost(evidence, promises), *doubled(evidence, promises), *missing(evidence, promises)]
+    findings += together.findings(evidence)
     findings += [Finding("left", name, "stands when all is over") for name in evidence.left]
     return Verdict(
         runs=len(evidence.promises),
@@ -76,17 +73,17 @@ def judge(evidence: Evidence) -> Verdict:
         second_attempts=sum(len(attempts_of(run)) - 1 for run in evidence.runs.values()),
         ended_by_faults=Counter(run.error for run in evidence.runs.values() if ended_by_fault(run, evidence)),
         lost_commands=sum(1 for attempt in evidence.attempts for told in attempt.calls.values() if lost_call(told)),
-        stall=longest_stall(evidence),
+        stall=longest_stall(evidence, promises),
     )
 
 
 # --- lost -------------------------------------------------------------------------------------------------------
 
 
-def lost(evidence: Evidence) -> Iterator[Finding]:
+def lost(evidence: Evidence, promises: Sequence[Promise]) -> Iterator[Finding]:
     """Runs that were promised and are not there, not over, or not over as planned; and effects that are gone."""
     by_token = attempts_by_token(evidence.attempts)
-    for promise in evidence.promises:
+    for promise in promises:
         if not promise.run_ids:
             yield Finding("lost", promise.plan.token, f"its sender was promised no run in {promise.tries} tries")
         for run_id in promise.run_ids:
@@ -110,14 +107,6 @@ def why_lost(run: Run | None, plan: Plan, evidence: Evidence) -> Iterator[str]:
         yield f"answered {run.output[:100]!r} instead of {plan.answer!r}"
 
 
-def ended_by_fault(run: Run, evidence: Evidence) -> bool:
-    return run.status == "failed" and run.error in BY_A_FAULT and kills(run.id, evidence) > 0
-
-
-def kills(run_id: str, evidence: Evidence) -> int:
-    return sum(1 for fault in evidence.faults if run_id in fault.run_ids)
-
-
 def lost_work(run: Run, plan: Plan, attempts: Sequence[Attempt], evidence: Evidence) -> Iterator[str]:
     """Commands the last attempt was not told of, whose effect is gone, or that were lost and nobody killed anything."""
     if not attempts:
@@ -128,8 +117,8 @@ def lost_work(run: Run, plan: Plan, attempts: Sequence[Attempt], evidence: Evide
     started = Counter(last.ledger or [])
     for command in plan.commands:
         if command.script not in told:
-            yield f"finished without command {command.token}"
-        elif not was_lost(told[command.script].results[-1]) and not started[command.token]:
+            yield f"finished without {command.token or command.script}"
+        elif command.in_ledger and not was_lost(told[command.script].results[-1]) and not started[command.token]:
             yield f"the effect of command {command.token} is gone from the workspace"
     interrupted = sum(1 for each in last.calls.values() if lost_call(each))
     if interrupted > kills(run.id, evidence):
@@ -143,19 +132,19 @@ def lost_call(told: Told) -> bool:
 # --- doubled ----------------------------------------------------------------------------------------------------
 
 
-def doubled(evidence: Evidence) -> Iterator[Finding]:
+def doubled(evidence: Evidence, promises: Sequence[Promise]) -> Iterator[Finding]:
     """Requests that made two runs, calls that started twice, results that changed."""
     promised: set[str] = set()
-    for promise in evidence.promises:
+    for promise in promises:
         promised.update(promise.run_ids)
-        if len(promise.run_ids) > 1:
+        if (more := len(promise.run_ids) - promise.allowed) > 0:
             says = f"its request started {', '.join(promise.run_ids)}"
-            yield Finding("doubled", promise.plan.token, says, len(promise.run_ids) - 1)
+            yield Finding("doubled", promise.plan.token, says, more)
     for run_id in evidence.runs.keys() - promised:
         yield Finding("doubled", run_id, "exists, and no sender was told of it")
     for attempt in evidence.attempts:
         yield from doubled_in(attempt)
-    yield from unannounced(evidence)
+    yield from unannounced(evidence, promises)
     for run in evidence.runs.values():
         for number, events in enumerate(attempts_of(run), start=1):
             starts = Counter(event.data["callId"] for event in events if event.type == "tool.start")
@@ -165,10 +154,10 @@ def doubled(evidence: Evidence) -> Iterator[Finding]:
                     yield Finding("doubled", run.id, says, times - 1)
 
 
-def unannounced(evidence: Evidence) -> Iterator[Finding]:
+def unannounced(evidence: Evidence, promises: Sequence[Promise]) -> Iterator[Finding]:
     """Attempts the model saw begin, of which the run says nothing."""
     seen = Counter(attempt.token for attempt in evidence.attempts)
-    for promise in evidence.promises:
+    for promise in promises:
         told = sum(len(attempts_of(evidence.runs[run_id])) for run_id in promise.run_ids if run_id in evidence.runs)
         if told and seen[promise.plan.token] > told:
             says = f"the model saw {seen[promise.plan.token]} attempts begin, and there are {told}"
@@ -189,11 +178,11 @@ def doubled_in(attempt: Attempt) -> Iterator[Finding]:
 # --- missing ----------------------------------------------------------------------------------------------------
 
 
-def missing(evidence: Evidence) -> Iterator[Finding]:
+def missing(evidence: Evidence, promises: Sequence[Promise]) -> Iterator[Finding]:
     """Events and lines that are not there, there twice, or in a place where they cannot be."""
     by_token = attempts_by_token(evidence.attempts)
-    for promise in evidence.promises:
-        known = {command.script: command for command in promise.plan.commands}
+    for promise in promises:
+        known = {each.script: each.output for each in promise.plan.commands if each.output is not None}
         attempts = by_token[promise.plan.token]
         for run in (evidence.runs[run_id] for run_id in promise.run_ids if run_id in evidence.runs):
             ledgers = {
@@ -232,33 +221,32 @@ def wrong_path(run: Run) -> Iterator[tuple[str, int]]:
 
 
 def wrong_output(
-    events: Sequence[Event], known: dict[str, Command], ledgers: set[str], *, whole: bool
+    events: Sequence[Event], known: dict[str, str], ledgers: set[str], *, whole: bool
 ) -> Iterator[tuple[str, int]]:
     """Every finished command's output, held against its plan; the ledger's, against what the model was shown.
 
     `whole`: this attempt came to its end, so every call has one.
     """
     printed = output_by_call(events)
-    scripts = {event.data["callId"]: script_of(event) for event in events if event.type == "tool.start"}
     ended = {event.data["callId"]: event for event in events if event.type == "tool.end"}
-    for call_id, script in scripts.items():
+    for call_id, script in started_calls(events).items():
         if call_id not in ended:
             if whole:
                 yield f"call {call_id} has no end", 1
         elif ended[call_id].data.get("lost"):
             continue
         elif script in known:
-            yield from compared(f"call {call_id}", printed[call_id], known[script].output)
+            yield from compared(f"call {call_id}", printed[call_id], known[script])
         elif script == LEDGER and whole and printed[call_id].strip() not in map(str.strip, ledgers):
             yield f"call {call_id} printed another ledger than the model was shown", 1
 
 
-def wrong_results(attempt: Attempt, known: dict[str, Command]) -> Iterator[Finding]:
+def wrong_results(attempt: Attempt, known: dict[str, str]) -> Iterator[Finding]:
     """What the model was told of a finished command must be what that printed."""
     for call_id, told in attempt.calls.items():
         if told.script in known and not lost_call(told):
             shown = told.results[-1].removesuffix("\n") + "\n"
-            for says, count in compared(f"the result of {call_id}", shown, known[told.script].output):
+            for says, count in compared(f"the result of {call_id}", shown, known[told.script]):
                 yield Finding("missing", attempt.token, says, count)
 
 
@@ -269,36 +257,6 @@ def compared(what: str, found: str, expected: str) -> Iterator[tuple[str, int]]:
     gone, extra = (wanted - have).total(), (have - wanted).total()
     first = next(iter((wanted - have) or (have - wanted) or [""]))
     yield f"{what}: {gone} lines are missing, {extra} too many, such as {first!r}", max(1, gone + extra)
-
-
-def attempts_of(run: Run) -> list[list[Event]]:
-    """The run's events, one list for each of its attempts. A call's id is its own within one of them."""
-    attempts: list[list[Event]] = [[]]
-    for event in run.events:
-        attempts[-1].append(event)
-        if event.type == "attempt.failed":
-            attempts.append([])
-    return attempts
-
-
-def output_by_call(events: Sequence[Event]) -> dict[str, str]:
-    printed: defaultdict[str, str] = defaultdict(str)
-    for event in events:
-        if event.type == "output":
-            printed[event.data["callId"]] += event.data["text"]
-    return printed
-
-
-def script_of(event: Event) -> str:
-    """The command of a `tool.start`."""
-    return str(event.data["toolInput"].get("command", ""))
-
-
-def attempts_by_token(attempts: Sequence[Attempt]) -> dict[str, list[Attempt]]:
-    found: defaultdict[str, list[Attempt]] = defaultdict(list)
-    for attempt in attempts:
-        found[attempt.token].append(attempt)
-    return found
 
 
 def shortened(numbers: Sequence[int]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from chaos.errands import Shown, script_of
 from chaos.work import LEDGER, TOKEN, Plan, Turn
 from tests.doubles.anthropic import Asked, Reply
 
@@ -19,7 +20,7 @@ INTERRUPTED = "[interrupted:"  # how a result begins that tells the model of a l
 
 @dataclass(frozen=True)
 class Told:
-    """What the model was shown of one call: the command, and every different result."""
+    """What the model was shown of one call: the command or the tool, and every different result."""
 
     script: str
     results: tuple[str, ...]
@@ -44,7 +45,8 @@ class Player:
     """The plan of a MockAnthropic: `reply` is called from any thread."""
 
     def __init__(self, plans: Iterable[Plan]) -> None:
-        self._plans = {plan.token: plan for plan in plans}
+        known = [each for plan in plans for each in (plan, plan.callee) if each is not None]
+        self._plans = {plan.token: plan for plan in known}
         self._attempts: dict[tuple[str, str], Attempt] = {}
         self._lock = threading.Lock()
         self.requests = 0
@@ -68,7 +70,7 @@ class Player:
             self._remember(plan.token, shown)
             return self._next(plan, asked.turn, shown)
 
-    def _remember(self, token: str, shown: list[tuple[str, str, str]]) -> None:
+    def _remember(self, token: str, shown: Shown) -> None:
         if not shown:
             return
         attempt = self._attempts.setdefault((token, shown[0][0]), Attempt(token, shown[0][0]))
@@ -77,17 +79,17 @@ class Player:
             if result not in known.results:
                 attempt.calls[call_id] = Told(script, (*known.results, result))
 
-    def _next(self, plan: Plan, turn: int, shown: list[tuple[str, str, str]]) -> Reply:
+    def _next(self, plan: Plan, turn: int, shown: Shown) -> Reply:
         if turn < len(plan.turns):
-            return said(plan.turns[turn])
+            return said(plan.turns[turn], shown)
         if any(script == LEDGER and not was_lost(result) for _, script, result in shown):
             self.answered.add(plan.token)
             return Reply(text=plan.answer)
         return Reply(text="And the ledger.", tools=[("bash", {"command": LEDGER})])
 
 
-def said(turn: Turn) -> Reply:
-    return Reply(turn.text, [("bash", {"command": command.script}) for command in turn.commands], pace=turn.pace)
+def said(turn: Turn, shown: Shown) -> Reply:
+    return Reply(turn.text, [command.request(shown) for command in turn.commands], pace=turn.pace)
 
 
 def was_lost(result: str) -> bool:
@@ -95,12 +97,12 @@ def was_lost(result: str) -> bool:
 
 
 def calls_shown(messages: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
-    """(id, command, result) of every call in a request that has its result, in order."""
+    """(id, command or tool, result) of every call in a request that has its result, in order."""
     parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
     results = {part["tool_use_id"]: _text(part["content"]) for part in parts if part["type"] == "tool_result"}
     for part in parts:
         if part["type"] == "tool_use" and part["id"] in results:
-            yield part["id"], part["input"].get("command", ""), results[part["id"]]
+            yield part["id"], script_of(part["name"], part["input"]), results[part["id"]]
 
 
 def _text(content: str | list[dict[str, Any]]) -> str:

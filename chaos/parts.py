@@ -14,10 +14,12 @@ from typing import Protocol
 import httpx
 import redis
 
+from agents import private_files
 from tests.box import Box
 
 READY_WITHIN = 120.0  # seconds; a supervisor waits longer after each of several deaths in a row
 LOOK_EVERY = 0.05  # seconds
+ENDS_WITHIN = 30.0  # seconds from TERM
 
 
 class NotReady(Exception):
@@ -67,7 +69,19 @@ class SecondWorker:
     def stop(self) -> None:
         """Keep it no longer; the box ends it."""
         self._ending.set()
-        self._keeper.join()
+        if self._keeper.is_alive():
+            self._keeper.join()
+
+    def end(self) -> None:
+        """Keep it no longer, and tell it to end as an operator would."""
+        self.stop()
+        if self._process is not None:
+            self._process.terminate()
+
+    def wait(self) -> None:
+        """Until it has ended. Raises TimeoutExpired."""
+        if self._process is not None:
+            self._process.wait(ENDS_WITHIN)
 
     def pid(self) -> int | None:
         process = self._process
@@ -88,6 +102,7 @@ def all_parts(box: Box, second: SecondWorker) -> dict[str, Part]:
         Supervised(box, "worker", lambda: starts_said(box, "worker") > 0),
         Supervised(box, "beat", lambda: True),  # it answers nobody
         Supervised(box, "redis", lambda: redis_answers(box)),
+        Supervised(box, "gateway", lambda: gateway_answers(box)),
         second,
     ]
     return {part.name: part for part in parts}
@@ -141,8 +156,18 @@ def starts_said(box: Box, name: str) -> int:
 
 
 def serves(box: Box) -> bool:
+    return _healthy(f"{box.client.url}/healthz")
+
+
+def gateway_answers(box: Box) -> bool:
+    """Wherever sandboxes look for it; it listens nowhere as long as there has been none."""
+    found = private_files.read_json(box.home / "gateway.json")
+    return all(_healthy(f"http://{address}:{found['port']}/health") for address in found.get("addresses", ()))
+
+
+def _healthy(url: str) -> bool:
     try:
-        return httpx.get(f"{box.client.url}/healthz", timeout=2, trust_env=False).is_success
+        return httpx.get(url, timeout=2, trust_env=False).is_success
     except httpx.HTTPError:
         return False
 

@@ -45,7 +45,7 @@ class Evidence:
     runs: Mapping[str, Run]  # all that the installation knows, by their ids
     attempts: Sequence[Attempt]
     faults: Sequence[Happened]
-    left: Sequence[str] = ()  # containers and volumes
+    left: Sequence[str] = ()  # containers, volumes, networks, firewall rules, locks, slots
 
 
 def tasks(client: Client, **wanted: str) -> Iterator[dict[str, Any]]:

@@ -29,11 +29,15 @@ ISSUE = load.PAYLOADS / "issues.opened.json"
 
 @dataclass(frozen=True)
 class Promise:
-    """What the sender of one plan was told: the runs of each answer. None: it never got one."""
+    """What the sender of one plan was told: the runs of each answer. None: it never got one.
+
+    `allowed`: how many runs there may be. A call has no key of its own: one that nobody answered may have started one.
+    """
 
     plan: Plan
     answers: tuple[tuple[str, ...], ...] = ()
     tries: int = 0
+    allowed: int = 1
 
     @property
     def run_ids(self) -> list[str]:

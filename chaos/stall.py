@@ -1,7 +1,8 @@
 """The longest time that a run which had a slot showed nothing new, although it should have.
 
-Taken off: the silence that was planned (an answer under way, a command between two lines), and the time that the
-database or the engine was away. Nothing is taken off for Redis or for processes that were killed or stopped.
+Taken off: the silence that was planned (an answer under way, a command between two lines, one that waits for a lock or
+for another run), and the time that the database or the engine was away. Nothing is taken off for Redis or for
+processes that were killed or stopped.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from chaos.errands import script_of
 from chaos.faults import Happened
 from chaos.records import Event, Evidence, Run
+from chaos.senders import Promise
 from chaos.work import Plan
 
 EXCUSED = frozenset({"database", "engine"})
@@ -31,9 +34,9 @@ class Stall:
         return f"{self.seconds:.1f} s in {self.run_id} after event {self.after}" if self.run_id else "none"
 
 
-def longest_stall(evidence: Evidence) -> Stall:
+def longest_stall(evidence: Evidence, promises: Sequence[Promise]) -> Stall:
     outages = merged(evidence.faults)
-    plans = {run_id: promise.plan for promise in evidence.promises for run_id in promise.run_ids}
+    plans = {run_id: promise.plan for promise in promises for run_id in promise.run_ids}
     found = (
         stall
         for run in evidence.runs.values()
@@ -56,16 +59,23 @@ def planned_silences(events: Sequence[Event], plan: Plan) -> Mapping[int, float 
     """After each event, the seconds for which nothing need come; None while the run is not at work."""
     pauses = {command.script: command.pause for command in plan.commands}
     silences: dict[int, float | None] = {}
-    at_work, silence = False, 0.0
+    at_work, parked = False, False
+    silence: float | None = 0.0
     for event in events:
         match event.type:
             case "status.change":
-                at_work, silence = event.data["to"] == "processing", 0.0
+                at_work, silence = event.data["to"] == "processing" and not parked, 0.0
+                parked = event.data.get("reason") == "handoff"
+            case "slot.given_up":
+                at_work = False  # it stands in line
+            case "run.resumed":
+                at_work = True
             case "model.start":
                 turn = event.data["turn"] - 1
                 silence = plan.turns[turn].seconds if turn < len(plan.turns) else 0.0
             case "tool.start":
-                silence = pauses.get(event.data["toolInput"].get("command", ""), 0.0)
+                asked = script_of(event.data.get("toolName", "bash"), event.data["toolInput"])
+                silence = pauses.get(asked, 0.0)
             case "model.turn" | "tool.end":
                 silence = 0.0
         silences[event.id] = silence if at_work else None

@@ -23,7 +23,8 @@ from tests.box import Box
 log = logging.getLogger("chaos.trial")
 
 TELL_EVERY = 10.0  # seconds
-OVER_WITHIN = 240.0  # seconds after the last fault for all runs to end
+OVER_WITHIN = 1800.0  # seconds after the last fault for all runs to end
+STUCK_AFTER = 240.0  # seconds of these in which no model is asked: nothing ends any more
 GONE_WITHIN = 100.0  # seconds after that for the last container; the sweep asks the engine every 60
 
 
@@ -47,6 +48,7 @@ class Trial:
         self._plans = plans
         self._player = player
         self._fleet = conditions.fleet
+        self._database_url = conditions.database_url
         self._seconds = conditions.seconds
         self._ending = threading.Event()
         self._second = parts.SecondWorker(box)
@@ -93,7 +95,8 @@ class Trial:
 
     def _wait_for_the_end(self) -> None:
         log.info("the last fault is over; waiting for the runs to end")
-        self._until(lambda: self._senders.done() and self._nothing_lives(), OVER_WITHIN)
+        asked = _Lasting(lambda: self._player.requests)
+        self._until(lambda: self._all_over() or asked.unchanged() > STUCK_AFTER, OVER_WITHIN)
         self._senders.give_up()
 
     def _take_records(self) -> Evidence:
@@ -103,11 +106,20 @@ class Trial:
         after = time.monotonic() - began
         log.info("containers and volumes %s %.1f s after the last run's end", "stand" if left else "are gone", after)
         runs = all_runs(self._box.client)
+        left += self._what_is_held()
         return Evidence(self._senders.promises(), runs, self._player.attempts, self._monkey.happened, left)
 
-    def _nothing_lives(self) -> bool:
+    def _what_is_held(self) -> list[str]:
+        """Then everything is ended, as an operator would."""
+        held = installation.held(self._box, self._database_url)
+        self._second.end()
+        self._box.down()
+        self._second.wait()
+        return [*held, *installation.networks_left(self._box)]
+
+    def _all_over(self) -> bool:
         with contextlib.suppress(NoServer, ServerSays):
-            return live(self._box.client) == 0
+            return self._senders.done() and live(self._box.client) == 0
         return False
 
     def _until(self, true: Callable[[], bool], within: float) -> None:
@@ -126,3 +138,18 @@ class Trial:
             time.monotonic() - self._began, self._senders.answered, len(self._plans), len(self._player.answered),
             self._player.requests, len(self._monkey.happened),
         )  # fmt: skip
+
+
+class _Lasting:
+    """For how long a number has been the same."""
+
+    def __init__(self, number: Callable[[], int]) -> None:
+        self._number = number
+        self._last = number()
+        self._since = time.monotonic()
+
+    def unchanged(self) -> float:
+        """Seconds."""
+        if (now := self._number()) != self._last:
+            self._last, self._since = now, time.monotonic()
+        return time.monotonic() - self._since

@@ -7,33 +7,20 @@ import math
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from chaos import errands
+from chaos.errands import Ask, Call, Command, Lock, Return
 
 LEDGER = "cat /workspace/ledger"
 TOKEN = re.compile(r"chaos-\d+-\d{5}")
 PIECE = 40  # characters the mock model sends at a time
 REDELIVERED = 0.25  # of all requests are sent once more after their answer
 
-Channel = Literal["webhook", "rest"]
+CALLEES = 50_000  # what the number of a called run is more than its caller's
 
-
-@dataclass(frozen=True)
-class Command:
-    """Says in the ledger that it has started, then prints its lines. `token` is its own, `pause` in seconds."""
-
-    token: str
-    lines: int
-    pause: float
-
-    @property
-    def script(self) -> str:
-        each = f"echo {self.token} line $i; sleep {self.pause:g}"
-        return f"echo {self.token} >> /workspace/ledger; for i in $(seq {self.lines}); do {each}; done"
-
-    @property
-    def output(self) -> str:
-        return "".join(f"{self.token} line {number}\n" for number in range(1, self.lines + 1))
+Channel = Literal["webhook", "rest", "call"]
 
 
 @dataclass(frozen=True)
@@ -41,20 +28,23 @@ class Turn:
     """One answer of the model: words, and what it wants to have run. `pace`: seconds between its pieces."""
 
     text: str
-    commands: tuple[Command, ...] = ()
+    commands: tuple[Ask, ...] = ()
     pace: float = 0.0
 
     @property
     def seconds(self) -> float:
         """How long the answer takes, as the mock model sends it."""
-        texts = [self.text, *(json.dumps({"command": command.script}) for command in self.commands)]
+        texts = [self.text, *(json.dumps(command.request(())[1]) for command in self.commands)]
         pieces = sum(2 + math.ceil(len(text) / PIECE) for text in texts)
         return self.pace * (3 + pieces)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One run. `due`: seconds after the start. After `turns` it asks for the ledger, then says `answer`."""
+    """One run. `due`: seconds after the start. After `turns` it asks for the ledger, then says `answer`.
+
+    `callee`: the plan of the run that it calls; `value`: what it gives back to whoever called it.
+    """
 
     token: str
     agent: str
@@ -62,13 +52,15 @@ class Plan:
     due: float
     turns: tuple[Turn, ...]
     redelivered: bool = False
+    callee: Plan | None = None
+    value: str = ""
 
     @property
     def answer(self) -> str:
         return f"{self.token} is done"
 
     @property
-    def commands(self) -> list[Command]:
+    def commands(self) -> list[Ask]:
         return [command for turn in self.turns for command in turn.commands]
 
 
@@ -79,11 +71,11 @@ def chance(*of: object) -> random.Random:
 
 def plans(seed: int, count: int, *, seconds: float, agents: Sequence[str]) -> list[Plan]:
     """`count` runs, due evenly over `seconds`, half of them by webhook."""
-    return [_plan(seed, number, seconds * number / count, agents[number // 2 % len(agents)]) for number in range(count)]
+    return [_plan(seed, number, seconds * number / count, agents) for number in range(count)]
 
 
-def _plan(seed: int, number: int, due: float, agent: str) -> Plan:
-    draw, token = chance(seed, "run", number), f"chaos-{seed}-{number:05d}"
+def _plan(seed: int, number: int, due: float, agents: Sequence[str]) -> Plan:
+    agent, draw, token = agents[number // 2 % len(agents)], chance(seed, "run", number), f"chaos-{seed}-{number:05d}"
     # one long command, one answer with a command behind it that comes slowly, the rest is over at once
     long = Command(f"{token}.1", draw.randint(3, 10), 1.0)
     slow = f"{token} thinks aloud. " * draw.randint(6, 12)
@@ -93,7 +85,40 @@ def _plan(seed: int, number: int, due: float, agent: str) -> Plan:
         Turn(slow, (_short(draw, f"{token}.3"),), pace=draw.uniform(0.1, 0.3)),
         Turn("Nearly there.", tuple(_short(draw, f"{token}.{index}") for index in range(4, 4 + draw.randint(1, 3)))),
     )
-    return Plan(token, agent, "rest" if number % 2 else "webhook", due, turns, draw.random() < REDELIVERED)
+    plan = Plan(token, agent, "rest" if number % 2 else "webhook", due, turns, draw.random() < REDELIVERED)
+    target = agents[(number // 2 + 1) % len(agents)]
+    return _with_errands(plan, number, target, f"chaos-{seed}-{number + CALLEES:05d}")
+
+
+def _with_errands(plan: Plan, number: int, target: str, callee: str) -> Plan:
+    """Of five runs two are without, one wants locks, two call another agent: by a command, or by the model's tools."""
+    draw = chance("errands", plan.token)
+    keys = [draw.choice(errands.KEYS) for _ in range(3)]
+    times = [1, 10, 1]  # the second hardly holds it: so that a fault of the gateway always finds somebody asking
+    locks = [
+        Lock(f"{plan.token}.lock-{index}", keys[index], draw.choice([0.2, 1.0, 2.0]) / each**2, each)
+        for index, each in enumerate(times)
+    ]
+    match number % 5:
+        case 2:
+            turns = (Turn("Alone, please.", (locks[0], locks[1])), *plan.turns, Turn("And once more.", (locks[2],)))
+            return replace(plan, turns=turns)
+        case 3:
+            call = Call(f"{plan.token}.call", target, callee)
+            value = Return(f"{callee}.1", 300)
+            called = _called(callee, target, Turn("For my caller.", (value,)), value.value)
+            return replace(plan, turns=(*plan.turns, Turn("Who helps?", (call, *locks[:2]))), callee=called)
+        case 4:
+            text = f"{callee} was here." * 100
+            called = _called(callee, target, Turn("For my caller.", (errands.return_value(text),)), text)
+            turns = (Turn("Who helps?", (errands.call_agent(target, callee),)), *plan.turns)
+            return replace(plan, turns=(*turns, Turn("What became of it?", (errands.check_call(),))), callee=called)
+    return plan
+
+
+def _called(token: str, agent: str, gives: Turn, value: str) -> Plan:
+    first = Turn("I was called.", (Command(f"{token}.0", 3, 0.2),))
+    return Plan(token, agent, "call", 0.0, (first, gives), value=value)
 
 
 def _short(draw: random.Random, token: str) -> Command:

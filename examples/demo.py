@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from agentfleet import show, up
+from agentfleet import background, children, show
 from agentfleet.client import Client, NoServer, ServerSays
 from runs.sandbox.base import SandboxError
 from runs.sandbox.docker import DockerEngine
@@ -44,7 +44,7 @@ def main() -> int:
         os.environ.pop(name, None)
     try:
         demo(home)
-    except (DemoFailed, ServerSays, NoServer, up.CannotStart) as error:
+    except (DemoFailed, ServerSays, NoServer, children.CannotStart) as error:
         console.print(f"\nthe demo failed: {error}", style="bold red")
         return 1
     except KeyboardInterrupt:
@@ -52,7 +52,7 @@ def main() -> int:
         return 130
     finally:
         with stage("stopping it all"):
-            up.down(home)
+            background.down(home)
             remove_sandboxes(home)
             shutil.rmtree(home, ignore_errors=True)
     console.print("\nKeep it running: make up     (it prints a link that logs you in, once)")

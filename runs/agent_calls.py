@@ -20,10 +20,11 @@ from agents.ids import new_id
 from agents.models import Agent
 from agents.redaction import Redactor
 from agents.spec import AgentSpec
-from runs import bells, events, intake, lifecycle, secrets, signals, slots, trigger_waits
+from runs import bells, events, intake, lateness, lifecycle, secrets, signals, slots, trigger_waits
 from runs.db import release_connection
 from runs.events import New
 from runs.lifecycle import Cause
+from runs.lineage import Runaway
 from runs.models import (
     TERMINAL,
     Attempt,
@@ -89,6 +90,8 @@ def callable_by(run: Run, target: str) -> Agent:
         raise Refused(f'target agent "{target}" not found')
     if any(name == target for _, name in run.ancestors):
         raise Refused(f"agent {target} is already in the call chain")
+    if agent.workspace.paused_at is not None:
+        raise Refused("scheduler is paused")  # the contract's words
     if agent.refusal:
         raise Refused(f'target agent "{target}" is disabled')
     return agent
@@ -99,7 +102,7 @@ def described_to(run: Run, spec: AgentSpec) -> list[str]:
     if not spec.reaches_gateway or len(run.ancestors) >= spec.max_call_depth:
         return []
     above = {run.agent.name, *(name for _, name in run.ancestors)}
-    callable_now = Agent.objects.filter(workspace_id=run.workspace_id, active=True, paused_at=None, scale__gt=0)
+    callable_now = lateness.able().filter(workspace_id=run.workspace_id)
     found = callable_now.exclude(name__in=above).order_by("name").values_list("name", "description")
     return [f"{name}: {description}" if description else name for name, description in found[:DESCRIBED]]
 
@@ -115,7 +118,7 @@ def start(run: Run, agent: Agent, context: str) -> str:
         new = intake.take(agent, Cause(TriggerKind.CALL, given, run.pk), id=new_id("run"), parent=run, ancestors=chain)
     except intake.QueueFull as full:
         raise Refused("queue full") from full
-    except intake.Coalesced as known:
+    except (intake.Coalesced, Runaway) as known:
         raise Refused(str(known)) from known
     return new.pk
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from agents.manifest import export
 from agents.models import AgentFile
 from agents.spec import AgentSpec, ModelSpec
 from runs.models import Run
@@ -36,7 +37,7 @@ def config(spec: AgentSpec) -> dict[str, Any]:
         "credentials": list(spec.credentials),
         "model": models[0] if models else None,
         "models": models,
-        "schedule": spec.schedule,
+        **export.schedules(spec),
         "timezone": spec.timezone,
         "webhooks": [{"source": webhook.source, **webhook.filters} for webhook in spec.webhooks],
         "preflight": list(spec.preflight),

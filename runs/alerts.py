@@ -11,6 +11,7 @@ from runs.models import Alert
 
 # What the watcher and the canaries find. Others have a kind of their own; docs/states.md lists them all.
 SCHEDULE_LATE = "schedule.late"
+SCHEDULE_MISSED = "schedule.missed"
 FLEET_DEAF = "fleet.deaf"
 QUEUE_DEAF = "queue.deaf"
 ENGINE_DOWN = "engine.down"

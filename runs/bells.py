@@ -71,6 +71,11 @@ def ring_around(run_id: str) -> None:
     _when_committed(Bell("runs.tasks.look_around", run_id, None))
 
 
+def ring_sender() -> None:
+    """When this transaction commits: somebody, look what is to be sent to others."""
+    _when_committed(Bell("runs.tasks.send", "", None))
+
+
 def notify(run_id: str, number: int) -> None:
     """When this transaction commits: whoever watches the run, read on to `number`."""
     _when_committed(Note(run_id, number))

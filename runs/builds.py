@@ -24,12 +24,11 @@ from pydantic import ValidationError
 from agents import clock, private_files, storable
 from agents.models import Agent, AgentVersion
 from agents.redaction import RedactedStream, Redactor
-from runs import alerts, images, lifecycle, line
+from runs import alerts, images, lifecycle, line, secrets
 from runs.db import release_connection
 from runs.images import Need, Recipe
-from runs.llm import keys
 from runs.models import BuildState, ImageBuild, Run, Status, WaitReason
-from runs.sandbox.base import Engine, EngineDown, ImageMissing, SandboxError
+from runs.sandbox.base import Engine, EngineDown, ImageMissing, Refused, SandboxError
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ class Builder:
         self._owners = owners
         self._stopping = stopping
         self._lock = threading.Lock()
-        self._at_work: set[str] = set()  # tags
+        self._at_work: dict[str, str] = {}  # tag -> Dockerfile
         self._pruned_at = time.monotonic()
 
     @property
@@ -98,7 +97,7 @@ class Builder:
         for version in AgentVersion.objects.filter(pk__in=versions).order_by("pk"):
             try:
                 needed = images.need(find_image, self.host_id, version)
-            except (ImageMissing, ValidationError):  # the agent's runs say so
+            except (ImageMissing, Refused, ValidationError):  # the agent's runs say so
                 continue
             found += [needed] if needed else []
         return found
@@ -134,10 +133,11 @@ class Builder:
         return bool(self.rows.filter(tag=recipe.tag, state=BuildState.BUILT).update(**IN_LINE))
 
     def _hand(self, recipe: Recipe) -> None:
+        """Unless enough is being built, or what reads the same, whose layers it will find when that is done."""
         with self._lock:
-            if len(self._at_work) >= AT_ONCE or recipe.tag in self._at_work:
+            if len(self._at_work) >= AT_ONCE or recipe.dockerfile in self._at_work.values():
                 return
-            self._at_work.add(recipe.tag)
+            self._at_work[recipe.tag] = recipe.dockerfile
         try:
             self.pool.submit(self._work, recipe)
         except RuntimeError:  # the process is ending
@@ -151,7 +151,7 @@ class Builder:
             log.exception("image %s", recipe.tag)  # the row is taken back by the next round
         finally:
             with self._lock:
-                self._at_work.discard(recipe.tag)
+                del self._at_work[recipe.tag]
         try:
             self.tend()
         except Exception:
@@ -165,7 +165,7 @@ class Builder:
         if not self.rows.filter(tag=recipe.tag, state=BuildState.PENDING).update(**claim, log="", error=""):
             return
         mine = self.rows.filter(tag=recipe.tag, state=BuildState.BUILDING, builder=self.owner)
-        diary = Diary(mine, Redactor(keys.all_values()))
+        diary = Diary(mine, secrets.redactor_of_workspace(workspace_of(recipe)))
         try:
             self._follow(recipe, diary)
             diary.end(BuildState.BUILT)
@@ -261,6 +261,10 @@ def is_dead(owners: Path, owner: str) -> bool:
             return True
     except private_files.Locked:
         return False
+
+
+def workspace_of(recipe: Recipe) -> str:
+    return AgentVersion.objects.values_list("agent__workspace__name", flat=True).get(pk=recipe.version)
 
 
 def current_versions() -> list[int | None]:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from django.db import transaction
 
-from runs import calls, limits, opening, setup_steps, signals
+from runs import limits, opening, setup_steps, signals
+from runs.calls import outcome, start
 from runs.hands import Again, CallHands, CallLost
 from runs.models import CallState, Event, ToolCall
 from runs.sandbox.base import Ending, SandboxGone
@@ -48,7 +49,7 @@ def advance(step: Step) -> None:
     call = the_call(step)
     if call.state == CallState.DONE:  # and somebody died before the run was ended
         finish(step, call)
-    elif call.state == CallState.PLANNED and calls.gave_slot_away(step):
+    elif call.state == CallState.PLANNED and start.gave_slot_away(step):
         step.stand_in_line()
     else:
         run_program(step, call)
@@ -59,7 +60,7 @@ def run_program(step: Step, call: ToolCall) -> None:
     if call.state == CallState.LOST:
         raise SandboxGone(PROGRAM_LOST)
     try:
-        hands = calls.begin(step, call, None)  # the operator's own program: no tool that a person would have to allow
+        hands = start.begin(step, call, None)  # the operator's own program: no tool that a person would have to allow
         command = launched(step.spec.command)
         seconds = limits.seconds_left(step.run)
         done = hands.exec(command, stdin=opening.text(step).encode(), timeout=seconds, live=True, logs=True)
@@ -67,7 +68,7 @@ def run_program(step: Step, call: ToolCall) -> None:
     except Again:
         step.release()
     except (CallLost, SandboxGone) as lost:
-        calls.lose(step, call, sandbox_too=isinstance(lost, SandboxGone))
+        outcome.lose(step, call, sandbox_too=isinstance(lost, SandboxGone))
         raise SandboxGone(PROGRAM_LOST) from lost
     else:
         conclude(step, call, hands, done, left)
@@ -105,7 +106,7 @@ def conclude(step: Step, call: ToolCall, hands: CallHands, done: Finished, left:
     result = Result(answer(call, done, hands), is_error=code not in {0, RERUN}, exit_code=code)
     with transaction.atomic():
         sets |= hands.counted()
-        calls.store_result(step, call, result, *hands.unstored, *news, offset=hands.offset, **sets)
+        outcome.store_result(step, call, result, *hands.unstored, *news, offset=hands.offset, **sets)
         if done.ending is Ending.OUTPUT_LIMIT:
             step.give_up("OUTPUT_LIMIT", "the agent's program printed more than a command may", exit_code=code)
         elif not step.spec.hooks_post:

@@ -5,24 +5,21 @@ Applications above this one add lines of their own with `also`; this module know
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from django.db.models import Count, F, Min, QuerySet
 from django.db.models.functions import Left
 from django.http import HttpRequest
 from django.urls import reverse
 
-from agents import clock, schedule
+from agents import clock, timetable
 from agents.ids import first_id
-from agents.models import Agent
+from agents.models import Agent, Schedule, Workspace
 from agents.pages import change_url, page_url
-from runs import alerts, breaker, images
+from runs import alerts, breaker, images, lateness, outgoing
 from runs.bells import HEARD_OF
 from runs.facts import Line, code_of, waiting_for
 from runs.line import SEATED
@@ -38,11 +35,14 @@ AGENT, RUN = ("agents", "agent"), ("runs", "run")
 # An alert's kind → what page its subject has.
 PAGES = {
     alerts.SCHEDULE_LATE: AGENT,
+    alerts.SCHEDULE_MISSED: AGENT,
     alerts.LINE_STUCK: AGENT,
     breaker.KIND: AGENT,
     alerts.AGENT_SHUT_DOWN: AGENT,
     images.FAILED: AGENT,
     "dead_letters": AGENT,
+    "poll.failing": AGENT,
+    outgoing.FAILED: ("runs", "outgoing"),
     alerts.RUN_SILENT: RUN,
 }
 
@@ -81,13 +81,15 @@ class Fleet:
 
     at: datetime
     panels: list[Panel] = field(default_factory=list)
+    paused: bool = False
 
     @classmethod
     def now(cls) -> Fleet:
         now = clock.now()
         hosts = list(Host.objects.order_by("name"))
-        panels = [*alarms(), running(), waiting(hosts, now), upcoming(now), failures(now), machines(hosts, now)]
-        return cls(now, [*panels, *(panel for more in _also if (panel := more(now)) is not None)])
+        rest = rest_of_all()
+        panels = [*rest, *alarms(), running(), waiting(hosts, now), upcoming(now), failures(now), machines(hosts, now)]
+        return cls(now, [*panels, *(panel for more in _also if (panel := more(now)) is not None)], paused=bool(rest))
 
 
 _also: list[Callable[[datetime], Panel | None]] = []
@@ -107,6 +109,14 @@ def front_page(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
 
 
 # --- the panels -------------------------------------------------------------------------------------------------
+
+
+def rest_of_all() -> list[Panel]:
+    """That nothing starts, where somebody wants it so."""
+    paused = Workspace.objects.exclude(paused_at=None).order_by("name")
+    said = "paused: nothing new starts, whatever asks; what has begun goes on"
+    rows = [Row(workspace.name, "", said, workspace.paused_at, "since", alarm=True) for workspace in paused]
+    return [Panel("The fleet is paused", rows, alarm=True)] if rows else []
 
 
 def alarms() -> list[Panel]:
@@ -175,26 +185,13 @@ def lines(hosts: Iterable[Host], now: datetime) -> Iterator[Row]:
 
 
 def upcoming(now: datetime) -> Panel:
-    agents = Agent.objects.exclude(schedule="").filter(active=True, paused_at=None, scale__gt=0)
-    following = heapq.merge(*(ticks_of(agent, now) for agent in agents), key=lambda tick: tick[0])
+    schedules = Schedule.objects.filter(agent__in=lateness.able()).select_related("agent")
     rows = [
-        Row(agent.name, change_url(agent), in_zone(at, agent.timezone), at, "until")
-        for at, agent in islice(following, NEXT)
+        Row(agent.name, change_url(agent), tick.local("%Y-%m-%d %H:%M"), tick.at, "until")
+        for tick in timetable.upcoming(schedules, after=now, count=NEXT)
+        for agent in [tick.schedule.agent]
     ]
     return Panel("Next", rows, "No schedule is due.")
-
-
-def ticks_of(agent: Agent, now: datetime) -> Iterator[tuple[datetime, Agent]]:
-    try:
-        for tick in schedule.ticks(agent.schedule, agent.timezone, after=now):
-            yield tick, agent
-    except schedule.BadSchedule:
-        return
-
-
-def in_zone(at: datetime, timezone: str) -> str:
-    """2026-11-20 09:00 Europe/Berlin"""
-    return f"{at.astimezone(ZoneInfo(timezone)):%Y-%m-%d %H:%M} {timezone}"
 
 
 def failures(now: datetime) -> Panel:

@@ -11,6 +11,7 @@ the whole state, so any process may be killed between any two lines here and ano
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -21,12 +22,13 @@ from django.db.models import F
 
 from agents import storable
 from agents.spec import ModelSpec
-from runs import calls, command_agent, inbox, limits, llm, opening, prompt, setup_steps, slots, tools, transcript
+from runs import command_agent, inbox, limits, llm, opening, prompt, setup_steps, slots, tools, transcript
+from runs.calls import outcome, turn
 from runs.db import release_connection
 from runs.events import New
 from runs.llm import prices
 from runs.models import Run, RunInput, SandboxState, ToolCall
-from runs.sandbox.base import Sandbox
+from runs.sandbox.base import EngineDown, Sandbox
 from runs.step import Step
 from runs.tools.base import Tool
 from runs.transcript import Body, Part
@@ -77,7 +79,7 @@ def earlier_messages(run: Run | None) -> list[Body]:
         attempt = run.attempts.order_by("-number").first()
         messages = transcript.load(attempt) if attempt else []
         if attempt and messages:
-            return calls.answered(attempt, messages)
+            return outcome.answered(attempt, messages)
         run = run.resumed_from
     return []
 
@@ -86,7 +88,7 @@ def act_on(step: Step, messages: Sequence[Body], *, interrupted: bool) -> None:
     """The model has spoken and nobody has acted on it yet."""
     answer = messages[-1]
     if wanted := transcript.tool_calls(answer):
-        calls.run_tools(step, len(wanted), position=len(messages) - 1, interrupted=interrupted)
+        turn.run_tools(step, len(wanted), position=len(messages) - 1, interrupted=interrupted)
     elif was_cut(answer):
         with step.write(release=True):
             body: Body = {"role": "user", "parts": [{"type": "text", "text": GO_ON}]}
@@ -132,6 +134,8 @@ def take_turn(step: Step, messages: Sequence[Body], waiting: Sequence[RunInput],
     limits.check_model_request(step.run, step.spec, priced=prices.of_input(model, 0) is not None)
     offered = tools.of(step.spec)
     image = step.prepare_sandbox() if wants_sandbox_now(step, offered) else None
+    if stored == 0 and wants_sandbox_later(step, offered):
+        check_image(step)
     new, messages = messages[stored:], [*messages, *([inbox.as_message(given)] if given else [])]
     step.estimate = transcript.estimated_tokens(messages)
     started = [New("sandbox.start", {"image": image})] if image else []
@@ -175,6 +179,16 @@ def wants_sandbox_now(step: Step, offered: Sequence[Tool]) -> bool:
     """Start it side by side with the request, unless it runs, is not used, or is wanted lazily."""
     needed = step.spec.sandbox == "eager" and any(tool.in_sandbox for tool in offered)
     return needed and step.attempt.sandbox_state in {SandboxState.NONE, SandboxState.STARTING}
+
+
+def wants_sandbox_later(step: Step, offered: Sequence[Tool]) -> bool:
+    return step.spec.sandbox == "lazy" and any(tool.in_sandbox for tool in offered)
+
+
+def check_image(step: Step) -> None:
+    """Nothing is spent on a run whose image cannot be had, or is yet to be built."""
+    with contextlib.suppress(EngineDown):  # it may answer by the time that a sandbox is wanted
+        step.prepare_sandbox()
 
 
 def await_answer(step: Step, asked: Future[Body], box: Future[Sandbox] | None) -> Body:

@@ -27,6 +27,7 @@ from agents.models import Agent, AgentFile, AgentVersion
 from agents.spec import AgentSpec
 from runs.db import release_connection
 from runs.models import BuildState, ImageBuild
+from runs.sandbox import certificates
 from runs.sandbox.base import BuildFailed, Engine, ImageMissing
 from runs.sandbox.container import CA_VARIABLES, EXTRA_CA
 
@@ -91,7 +92,8 @@ def base_of(spec: AgentSpec) -> str:
 def need(find_image: Callable[[str], str | None], host_id: str, version: AgentVersion) -> Need | None:
     """`find_image` gives the id of an image of this host. None: the version runs in its base.
 
-    Raises ImageMissing if that is not on this host, EngineDown, ValidationError.
+    Raises ImageMissing if that is not on this host, Refused without the fleet's certificates, EngineDown,
+    ValidationError.
     """
     if not with_dockerfiles([version.pk]):
         return None
@@ -198,7 +200,8 @@ def _speaks_of_apk(files: Mapping[str, bytes]) -> bool:
 
 
 def _certificates() -> dict[str, bytes]:
-    return {CA_FILE: Path(settings.EXTRA_CA_FILE).read_bytes()} if settings.EXTRA_CA_FILE else {}
+    """Raises Refused."""
+    return {CA_FILE: certificates.read(settings.EXTRA_CA_FILE)} if settings.EXTRA_CA_FILE else {}
 
 
 def _certificates_digest() -> str:
@@ -228,7 +231,7 @@ def _tar(files: Mapping[str, bytes]) -> bytes:
 def ready(engine: Engine, host_id: str, version: AgentVersion) -> str:
     """The reference to start a sandbox of that version from.
 
-    Raises ImageBuilding, and BuildFailed where a build has; ImageMissing, EngineDown.
+    Raises ImageBuilding, and BuildFailed where a build has; ImageMissing, Refused, EngineDown.
     """
     needed = need(engine.has_image, host_id, version)
     release_connection()  # the first time an image may be made ready, which takes minutes

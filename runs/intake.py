@@ -2,6 +2,7 @@
 
     the work is being done already      skipped, or it takes the place of what stands in line: see `Coalesce`
     the agent's line is full            a dead letter, which can be replayed
+    too long a chain of runs led here   the same: see `lineage`
     else                                a run in the line
 
 Callers that get an answer (REST, a person) are told by an exception; events, whose sender can do nothing about
@@ -19,6 +20,7 @@ from agents import clock, journal, storable
 from agents.models import Agent, Coalesce
 from runs import alerts, claim_keys, lifecycle, line
 from runs.lifecycle import Cause
+from runs.lineage import Runaway
 from runs.models import DeadLetter, Run, Status, TriggerKind
 
 NEAR = 64  # places from the end of the line from which on newcomers are let in one by one
@@ -62,10 +64,13 @@ def deliver(agent: Agent, cause: Cause, *, text: str = "") -> Delivered:
     except QueueFull as full:
         letter = keep(agent, cause, text, code="QUEUE_FULL", reason=str(full))
         return Delivered(reason=f"{full}: kept as {letter.pk}", dead_letter=letter)
+    except Runaway as stopped:
+        letter = keep(agent, cause, text, code=stopped.code, reason=str(stopped))
+        return Delivered(reason=f"{stopped}: kept as {letter.pk}", dead_letter=letter)
 
 
 def take(agent: Agent, cause: Cause, **fields: Any) -> Run:
-    """A run in the agent's line. Raises Coalesced, QueueFull."""
+    """A run in the agent's line. Raises Coalesced, QueueFull, Runaway."""
     key = fields.pop("claim_key", "") or claim_keys.key_for(agent.claim_key, cause.context or {})
     with transaction.atomic():
         if key or line.length(agent) >= agent.queue_size - NEAR:
@@ -129,7 +134,7 @@ def keep(agent: Agent, cause: Cause, text: str, *, code: str, reason: str) -> De
 
 
 def replay(letter: DeadLetter) -> Run:
-    """Start what the event would have started. Raises AlreadyReplayed, QueueFull, Coalesced."""
+    """Start what the event would have started. Raises AlreadyReplayed, QueueFull, Coalesced, Runaway."""
     with transaction.atomic():
         mine = DeadLetter.objects.filter(pk=letter.pk, replayed_at=None).update(replayed_at=clock.now())
         if not mine:

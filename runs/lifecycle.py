@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.db import transaction
@@ -22,20 +22,17 @@ from django.db.models import F, Q
 from pydantic import ValidationError
 
 from agents import clock
-from agents.models import Agent, Workspace
+from agents.models import Agent
 from agents.redaction import NOTHING_SECRET, Redactor
-from agents.spec import AgentSpec
-from runs import attempt_keys, bells, breaker, events, inbox, leases, limits, line, locks
+from runs import attempts, bells, breaker, events, inbox, leases, limits, line, lineage, outgoing
 from runs.leases import Lease, LeaseLost
 from runs.models import (
     KEEP_THE_SLOT,
     Approval,
     ApprovalState,
     Attempt,
-    CallState,
     Run,
     Status,
-    ToolCall,
     TriggerKind,
     TriggerWait,
     TriggerWaitState,
@@ -67,17 +64,22 @@ class Cause:
     trigger: TriggerKind
     context: dict[str, Any] | None = None
     caused_by: str = ""
+    hops: int | None = None  # runs before it, where the caller knows them; else `lineage` looks at `caused_by`
 
 
 def create(agent: Agent, cause: Cause, **fields: Any) -> Run:
-    """A pending run in the agent's line."""
+    """A pending run in the agent's line. Raises lineage.Runaway."""
     now = clock.now()
+    goes_on = "rerun_of" in fields or "resumed_from" in fields
+    descent = lineage.of(cause.caused_by, hops=cause.hops, goes_on=goes_on)
     run = Run(
         workspace_id=agent.workspace_id,
         agent=agent,
         trigger=cause.trigger,
         trigger_context=cause.context or {},
         caused_by=cause.caused_by,
+        root=descent.root,
+        hops=descent.hops,
         status=TRANSITIONS["create"][1],
         last_event=1,
         **{"priority": agent.priority, "created_at": now, "queued_at": now, **fields},
@@ -86,6 +88,7 @@ def create(agent: Agent, cause: Cause, **fields: Any) -> Run:
         run.save(force_insert=True)
         change = events.status_change(None, run.status, cause.trigger)
         events.insert(run.pk, [change], redactor=NOTHING_SECRET, last=1)
+        outgoing.note(run.pk, run.status)
         bells.ring_agent(agent.pk)
     return run
 
@@ -96,8 +99,11 @@ def claim(agent_id: int, *, owner: str, host_id: str) -> Lease | None:
     Woken runs stand before pending ones. None: no free slot, or nobody in line for this host. Locks the
     workspace (where it has a cap), then the agent, so two claims can never both take the last slot.
     """
+    # The end of every run asks. Who comes now rings a bell of his own, so no lock is needed to find nobody.
+    if line.is_empty(agent_id):
+        return None
     with transaction.atomic():
-        agent = lock_agent(agent_id)
+        agent = line.lock_agent(agent_id)
         if agent is None or not line.has_room(agent):
             return None
         run = line.first(agent, host_id)
@@ -185,7 +191,7 @@ def retry(
     with transaction.atomic(savepoint=False):
         number = Attempt.objects.filter(run_id=run.pk).count()
         failed = events.New("attempt.failed", {**error, "attempt": number, "next": events.isoformat(wake_at)})
-        fresh = {"deadline_at": _deadline(run, run.version.read(), now) if run.version else None, "takeovers": 0}
+        fresh = {"deadline_at": limits.deadline(run, run.version.read(), now) if run.version else None, "takeovers": 0}
         _move_leased(
             "retry",
             lease,
@@ -199,8 +205,8 @@ def retry(
             host_id=host_id,
             **{**limits.unanswered(1), **fresh, **NOTHING_SAID},
         )
-        _close_attempts(run.pk, error)
-        _begin_attempt(run.pk, number + 1, host_id)
+        attempts.close(run.pk, error)
+        attempts.begin(run.pk, number + 1, host_id)
 
 
 def finish(
@@ -337,7 +343,10 @@ def _move(
     allowed, new = TRANSITIONS[verb]
     assert old in allowed, f"{verb} does not leave {old}"
     change = events.status_change(old, new, change_reason)
-    return events.append(run_id, [*also, change], redactor=redactor, where=where, status=new, **sets)
+    moved = events.append(run_id, [*also, change], redactor=redactor, where=where, status=new, **sets)
+    if moved:
+        outgoing.note(run_id, new, redactor=redactor)
+    return moved
 
 
 def _move_leased(verb: str, lease: Lease, **sets: Any) -> None:
@@ -369,38 +378,18 @@ def _ended() -> dict[str, Any]:
 
 def _settle(run_id: str) -> int:
     """What goes with the end of a run, in its transaction; the agent whose run it was."""
-    _close_attempts(run_id)
+    attempts.close(run_id)
     inbox.drop(run_id)
     TriggerWait.objects.filter(run_id=run_id, state=TriggerWaitState.WAITING).update(state=TriggerWaitState.DROPPED)
-    concerns_others = Q(parent__isnull=False) | ~Q(status=Status.FINISHED)
-    if Run.objects.filter(concerns_others, pk=run_id).exists():
+    agent_id, parent_id, status = Run.objects.values_list("agent_id", "parent_id", "status").get(pk=run_id)
+    if parent_id or status != Status.FINISHED:  # it concerns others
         bells.ring_around(run_id)
-    return _ring_next(run_id)
-
-
-def _close_attempts(run_id: str, error: dict[str, Any] | None = None) -> None:
-    """No attempt outlives its run; a call still under way may have had effects, and nobody will know."""
-    Attempt.objects.filter(run_id=run_id, ended_at=None).update(ended_at=clock.now(), error=error)
-    ToolCall.objects.filter(attempt__run_id=run_id, state=CallState.STARTED).update(state=CallState.LOST)
-    locks.release_all(run_id)
-
-
-def _ring_next(run_id: str) -> int:
-    agent_id = Run.objects.values_list("agent_id", flat=True).get(pk=run_id)
     bells.ring_agent(agent_id)
     return agent_id
 
 
-def lock_agent(agent_id: int) -> Agent | None:
-    """The agent's row, locked behind its workspace's where that has a cap; None if it is gone."""
-    found = Agent.objects.filter(pk=agent_id).values_list("workspace_id", "workspace__scale").first()
-    if found is None:
-        return None
-    workspace_id, cap = found
-    if cap is not None:  # without one, claims of different agents need not wait for each other
-        Workspace.objects.select_for_update(no_key=True).get(pk=workspace_id)
-    locked = Agent.objects.select_for_update(no_key=True, of=("self",))
-    return locked.select_related("workspace", "version").get(pk=agent_id)
+def _ring_next(run_id: str) -> None:
+    bells.ring_agent(Run.objects.values_list("agent_id", flat=True).get(pk=run_id))
 
 
 def _unreadable(agent: Agent) -> str:
@@ -433,24 +422,14 @@ def _seat(run: Run, agent: Agent, lease: Lease, *, host_id: str) -> bool:
         version=agent.version,
         started_at=now,
         progress_at=now,
-        deadline_at=_deadline(run, agent.spec, now),
+        deadline_at=limits.deadline(run, agent.spec, now),
         **seat,
     )
     if seated:
-        _begin_attempt(run.pk, 1, host_id)
+        attempts.begin(run.pk, 1, host_id)
         if agent.broken:
             breaker.probing(agent, now)
     return seated
-
-
-def _begin_attempt(run_id: str, number: int, host_id: str) -> None:
-    digest = attempt_keys.digest(attempt_keys.secret(run_id, number))
-    Attempt.objects.create(run_id=run_id, number=number, host_id=host_id, gateway_digest=digest)
-
-
-def _deadline(run: Run, spec: AgentSpec, now: datetime) -> datetime | None:
-    wall = run.wall_seconds if run.wall_seconds is not None else spec.limits.wall_seconds
-    return now + timedelta(seconds=wall) if wall else None
 
 
 def _moved_on(run_id: str, now: datetime) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import BigIntegerField, DecimalField, F
@@ -34,6 +35,11 @@ def of(run: Run, spec: AgentSpec) -> Limits:
         "output_bytes": run.output_limit,
     }
     return replace(spec.limits, **{name: value for name, value in own.items() if value is not None})
+
+
+def deadline(run: Run, spec: AgentSpec, now: datetime) -> datetime | None:
+    wall = run.wall_seconds if run.wall_seconds is not None else spec.limits.wall_seconds
+    return now + timedelta(seconds=wall) if wall else None
 
 
 def check_model_request(run: Run, spec: AgentSpec, *, priced: bool) -> None:

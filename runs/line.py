@@ -13,7 +13,7 @@ from typing import Any
 from django.db.models import Case, Count, F, Q, QuerySet, When
 
 from agents import clock
-from agents.models import Agent, Priority
+from agents.models import Agent, Priority, Workspace
 from runs.models import Run, Status
 
 HOST_IS_DEAD = timedelta(seconds=60)  # not heard of for this long: its runs are anybody's
@@ -27,6 +27,18 @@ COLUMNS = (
     *("id", "agent_id", "status", "priority", "queued_at", "waiting_since", "deadline_at", "wall_seconds"),
     *("lease_epoch", "claim_key", "session_key"),
 )
+
+
+def lock_agent(agent_id: int) -> Agent | None:
+    """The agent's row, locked behind its workspace's where that has a cap; None if it is gone."""
+    found = Agent.objects.filter(pk=agent_id).values_list("workspace_id", "workspace__scale").first()
+    if found is None:
+        return None
+    workspace_id, cap = found
+    if cap is not None:  # without one, claims of different agents need not wait for each other
+        Workspace.objects.select_for_update(no_key=True).get(pk=workspace_id)
+    locked = Agent.objects.select_for_update(no_key=True, of=("self",))
+    return locked.select_related("workspace", "version").get(pk=agent_id)
 
 
 def has_room(agent: Agent) -> bool:
@@ -56,6 +68,14 @@ def _taken_in_all(workspace_id: int, taken: Q) -> int:
 
 def slots_in_use(agent: Agent) -> int:
     return Run.objects.filter(SEATED, agent=agent).count()
+
+
+def is_empty(agent_id: int) -> bool:
+    """Whether nobody stands in line, pending or woken."""
+    mine = Run.objects.filter(agent=agent_id).order_by()
+    # Two queries: no index serves an OR of the two.
+    pending, woken = Q(status=Status.PENDING), Q(status=Status.PROCESSING, has_slot=False)
+    return not mine.filter(pending).exists() and not mine.filter(woken).exists()
 
 
 def length(agent: Agent) -> int:

@@ -6,7 +6,7 @@ of several watchers one tells. The address may be a secret (a chat's webhook is)
 
 from __future__ import annotations
 
-import asyncio
+import json
 import logging
 import time
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db.models import F, Q, QuerySet
 
 from agents import clock
-from runs import dashboard, loop, readiness
+from runs import dashboard, outbound, readiness
 from runs.events import isoformat
 from runs.models import Alert
 
@@ -110,22 +110,7 @@ def deliver(message: dict[str, Any]) -> str:
 
 def send(method: str, url: str, body: dict[str, Any] | None = None) -> str:
     """What went wrong, without the address; empty if nothing did."""
-    import httpx  # noqa: PLC0415 - a tenth of every web's start, for those who have an address
-
-    try:
-        status = loop.submit(_ask(method, url, body)).result()
-    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError, ValueError) as error:
-        return type(error).__name__
-    return "" if 200 <= status < 300 else f"HTTP {status}"
-
-
-async def _ask(method: str, url: str, body: dict[str, Any] | None) -> int:
-    """The status of the answer; the rest of it is left unread, and no redirect is followed."""
-    import httpx  # noqa: PLC0415 - as above
-
-    async with (
-        asyncio.timeout(WITHIN),
-        httpx.AsyncClient(timeout=WITHIN) as client,
-        client.stream(method, url, json=body) as answer,
-    ):
-        return answer.status_code
+    content = None if body is None else json.dumps(body).encode()
+    headers = {} if body is None else {"content-type": "application/json"}
+    answer = outbound.submit(method, url, content=content, headers=headers, within=WITHIN).result()
+    return "" if answer.ok else str(answer)

@@ -73,6 +73,7 @@ Instructions for special work. Before you do what one of them is for, read it wi
 SCHEDULED = "You are running on a schedule. Check for new work and act on what you find."
 MANUAL = "You were started by hand. Check for new work and act on what you find."
 WEBHOOK = "A webhook started you. Review the trigger context above and act on it."
+POLLED = "Something new was found where you watch. Review the item above and act on it."
 CALLED = "The agent {caller} called you. Do what it asks, and give your result back with `al-return`."
 RESUMED = """\
 The work above is of an earlier run, which is over. This is another run that goes on from there, in a new sandbox: \
@@ -177,6 +178,8 @@ def suffix(trigger: Trigger) -> str:
     match trigger.kind:
         case "webhook":
             return f"{block('webhook-trigger', compact(trigger.context))}\n\n{WEBHOOK}"
+        case "poll":
+            return f"{block('poll-trigger', compact(trigger.context))}\n\n{POLLED}"
         case "call":
             caller = str(trigger.context.get("caller"))  # stands outside its block, so only a name may
             called = CALLED.format(caller=caller if re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", caller) else "unknown")

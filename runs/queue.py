@@ -7,13 +7,15 @@ import json
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 
 from agents import clock, journal, storable
-from agents.models import Agent, Priority
+from agents.models import FLEET_PAUSED, Agent, Priority, Workspace
 from runs import bells, breaker, events, intake, lifecycle, ticks, tools
 from runs.intake import AlreadyReplayed, Coalesced, QueueFull
 from runs.lifecycle import Cause
-from runs.models import Attempt, CallState, DeadLetter, Run, ToolCall, WaitReason
+from runs.lineage import Runaway
+from runs.models import Attempt, CallState, DeadLetter, Run, Status, ToolCall, WaitReason
 
 __all__ = ["AlreadyReplayed", "Coalesced", "QueueFull"]  # what callers catch, under this module's name
 
@@ -31,7 +33,23 @@ class StillActive(Exception):
 
 
 class AgentRefuses(Exception):
-    """The agent takes no new work; the message says why."""
+    """The agent takes no new work; the message says why, and `code` is what the API calls it."""
+
+    code = "AGENT_UNAVAILABLE"
+
+
+class Stopped(AgentRefuses):
+    """Too long a chain of runs, or too many of them, led to this."""
+
+    def __init__(self, runaway: Runaway) -> None:
+        super().__init__(str(runaway))
+        self.code = runaway.code
+
+
+class FleetPaused(AgentRefuses):
+    """No agent takes new work."""
+
+    code = "FLEET_PAUSED"
 
 
 class KeyReused(Exception):
@@ -52,8 +70,7 @@ def submit(
 
     Raises AgentRefuses, KeyReused, QueueFull, Coalesced.
     """
-    if agent.refusal:
-        raise AgentRefuses(agent.refusal)
+    check_takes_work(agent)
     if idempotency_key and (known := Run.objects.filter(agent=agent, idempotency_key=idempotency_key).first()):
         return same_request(known, cause, input, fields), False
     try:
@@ -68,12 +85,22 @@ def submit(
                 request_digest=digest(cause, input, fields) if idempotency_key else "",
                 **fields,
             )
+    except Runaway as runaway:
+        raise Stopped(runaway) from runaway
     except IntegrityError:
         if not idempotency_key:
             raise
         known = Run.objects.get(agent=agent, idempotency_key=idempotency_key)
         return same_request(known, cause, input, fields), False
     return run, True
+
+
+def check_takes_work(agent: Agent) -> None:
+    """Raises AgentRefuses."""
+    if agent.workspace.paused_at is not None:
+        raise FleetPaused(FLEET_PAUSED)
+    if agent.refusal:
+        raise AgentRefuses(agent.refusal)
 
 
 def same_request(known: Run, cause: Cause, text: str, fields: dict[str, Any]) -> Run:
@@ -157,17 +184,43 @@ def pause(agent: Agent) -> None:
 def resume(agent: Agent) -> None:
     """Take work again, from now: ticks that passed are not made up for; what is in line goes on."""
     with transaction.atomic():
-        now = clock.now()
-        Agent.objects.filter(pk=agent.pk).update(paused_at=None, schedule_fired_at=now, schedule_since=now)
+        if Agent.objects.filter(pk=agent.pk, paused_at__isnull=False).update(paused_at=None):
+            ticks.count_from_now(Q(agent=agent.pk))
         ticks.mirror(Agent.objects.get(pk=agent.pk))
         bells.ring_agent(agent.pk)
 
 
+def pause_fleet(workspace: Workspace) -> None:
+    """Start nothing new for any agent, whatever asks; kept over restarts. What has begun goes on."""
+    with transaction.atomic():
+        Workspace.objects.filter(pk=workspace.pk, paused_at=None).update(paused_at=clock.now())
+        mirror_all(workspace)
+
+
+def resume_fleet(workspace: Workspace) -> None:
+    """As `resume`, for all agents but those that are paused themselves."""
+    with transaction.atomic():
+        if Workspace.objects.filter(pk=workspace.pk, paused_at__isnull=False).update(paused_at=None):
+            ticks.count_from_now(Q(agent__workspace=workspace.pk))
+        mirror_all(workspace)
+        in_line = Run.objects.filter(workspace=workspace, status=Status.PENDING).order_by()
+        for agent_id in in_line.values_list("agent", flat=True).distinct():
+            bells.ring_agent(agent_id)
+
+
+def mirror_all(workspace: Workspace) -> None:
+    scheduled = Agent.objects.filter(workspace=workspace, active=True, schedules__isnull=False).distinct()
+    for agent in scheduled.select_related("workspace"):
+        ticks.mirror(agent)
+
+
 def replay(letter: DeadLetter) -> Run:
     """Start what the event would have started. Raises AgentRefuses, AlreadyReplayed, QueueFull, Coalesced."""
-    if letter.agent.refusal:
-        raise AgentRefuses(letter.agent.refusal)
-    return intake.replay(letter)
+    check_takes_work(letter.agent)
+    try:
+        return intake.replay(letter)
+    except Runaway as runaway:
+        raise Stopped(runaway) from runaway
 
 
 def reset_breaker(agent: Agent) -> None:

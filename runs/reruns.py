@@ -7,8 +7,9 @@ Source: spec/action-llama.md 8.4.
 from __future__ import annotations
 
 from agents.spec import AgentSpec
-from runs import lifecycle
+from runs import intake, lifecycle
 from runs.lifecycle import Cause
+from runs.lineage import Runaway
 from runs.models import Run, TriggerKind
 
 MAY_FOLLOW = frozenset({TriggerKind.SCHEDULE, TriggerKind.MANUAL, TriggerKind.RERUN})
@@ -28,10 +29,17 @@ def refusal(run: Run, spec: AgentSpec) -> str:
 
 
 def follow(run: Run, spec: AgentSpec) -> Run | None:
-    """The next run, in the transaction that finishes this one; None if it may not be."""
+    """The next run, in the transaction that finishes this one; None if it may not be.
+
+    One too many of what its root has set off is a dead letter.
+    """
     if refusal(run, spec):
         return None
     number = run.rerun_number + 1
     cause = Cause(TriggerKind.RERUN, {**run.trigger_context, "rerun": number, "of": spec.max_reruns}, run.pk)
     fields = {name: getattr(run, name) for name in CARRIED_OVER}
-    return lifecycle.create(run.agent, cause, rerun_of=run, rerun_number=number, **fields)
+    try:
+        return lifecycle.create(run.agent, cause, rerun_of=run, rerun_number=number, **fields)
+    except Runaway as stopped:
+        intake.keep(run.agent, cause, run.input, code=stopped.code, reason=str(stopped))
+        return None

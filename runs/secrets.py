@@ -17,7 +17,7 @@ from operator import or_
 from django.db.models import Q
 
 from agents import clock, credentials
-from agents.credentials import CredentialError, CredentialType, Found, Reference
+from agents.credentials import CredentialError, CredentialType, Found, Reference, references
 from agents.models import Credential
 from agents.redaction import Redactor
 from agents.spec import AgentSpec
@@ -250,12 +250,22 @@ def redactor_of(attempt: Attempt, run: Run | None = None, spec: AgentSpec | None
     return redactor(frozenset([*keys.all_values(), secret]) | now | _memory.values(attempt.pk))
 
 
+def redactor_of_workspace(name: str) -> Redactor:
+    """For what is no attempt's, such as the build of an image: knows the model keys and every credential that the
+    workspace has, named by an agent or not. Never raises for a credential."""
+    return redactor(frozenset(keys.all_values()) | _values(references.kept(name), name))
+
+
 def resolved(spec: AgentSpec, workspace: str) -> frozenset[str]:
     """The values as far as they can be had; what cannot be had is nobody's secret."""
+    return _values(references.parsed(spec.credentials), workspace)
+
+
+def _values(wanted: Iterable[Reference], workspace: str) -> frozenset[str]:
     values: set[str] = set()
-    for text in spec.credentials:
+    for reference in wanted:
         try:
-            found = credentials.find(Reference.parse(text), workspace=workspace)
+            found = credentials.find(reference, workspace=workspace)
             values |= {value for name, value in found.values.items() if _is_secret(found, name)} if found else set()
         except CredentialError:
             continue

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agents.spec import AgentSpec
-from runs import calls, limits, preflight, signals
+from runs import limits, preflight, signals
+from runs.calls import outcome, start
 from runs.events import New
 from runs.hands import Again, CallLost
 from runs.models import CallState, ToolCall
@@ -70,7 +71,7 @@ class SetupStep:
 def before(step: Step, *, inject: bool = True) -> bool:
     """Run what comes before the work. False: the step is over.
 
-    Raises SandboxGone where a required step was lost, and as `calls.begin` and `CallHands.exec`.
+    Raises SandboxGone where a required step was lost, and as `start.begin` and `CallHands.exec`.
     """
     wanted = list(steps_before(step.spec, inject=inject))
     for one, call in zip(wanted, rows_of(step, wanted, position=0), strict=True):
@@ -204,15 +205,15 @@ def done(step: Step, one: SetupStep, call: ToolCall) -> bool:
     """Run it, unless that has been done. False: it still runs, and the step is over."""
     if call.state not in {CallState.PLANNED, CallState.STARTED}:
         return True
-    if call.state == CallState.PLANNED and calls.gave_slot_away(step):
+    if call.state == CallState.PLANNED and start.gave_slot_away(step):
         step.stand_in_line()
         return False
     limits.check_tool_call(step.run, step.spec)
     step.halt.check()
     try:
-        hands = calls.begin(step, call, None)
+        hands = start.begin(step, call, None)
     except CallLost:
-        calls.lose(step, call)
+        outcome.lose(step, call)
         return True
     seconds = seconds_for(step, one)
     try:
@@ -222,12 +223,12 @@ def done(step: Step, one: SetupStep, call: ToolCall) -> bool:
         step.release()
         return False
     except (CallLost, SandboxGone):
-        calls.lose(step, call, sandbox_too=True)
+        outcome.lose(step, call, sandbox_too=True)
         return True
     result = result_of(one, ended, seconds)
     news, sets = left.news(step.run, step.redactor)
     news += warnings(one, result)
-    calls.store_result(step, call, result, *hands.unstored, *news, offset=hands.offset, **sets, **hands.counted())
+    outcome.store_result(step, call, result, *hands.unstored, *news, offset=hands.offset, **sets, **hands.counted())
     return True
 
 

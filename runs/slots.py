@@ -72,7 +72,7 @@ def take_back(run_id: str) -> bool:
 
 def _take_back(run: Run) -> bool:
     with transaction.atomic():
-        agent = lifecycle.lock_agent(run.agent_id)
+        agent = line.lock_agent(run.agent_id)
         if agent is None or not line.has_room_again(agent, run):
             return False
         where = Q(LENT, slot_wanted_at=run.slot_wanted_at)

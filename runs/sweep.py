@@ -17,11 +17,11 @@ from django.conf import settings
 from django.db.models import Count, Q
 
 from agents import clock
-from agents.models import Agent
-from runs import agent_calls, approvals, lifecycle, line, locks, queue, slots, ticks, trigger_waits
+from agents.models import Agent, Schedule
+from runs import agent_calls, approvals, lifecycle, line, locks, outgoing, queue, slots, ticks, trigger_waits
 from runs.builds import Builder
 from runs.models import TERMINAL, Attempt, Host, Run, SandboxState, Status, WaitReason
-from runs.sandbox.base import Engine, SandboxError
+from runs.sandbox.base import Engine, EngineDown, SandboxError
 from runs.sandbox.cleanup import clean_up
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ PUT_AWAY = (SandboxState.RUNNING, SandboxState.STARTING)  # starting: putting it
 LEFT_ALONE = timedelta(seconds=5)  # an ended run's own worker is removing its sandbox
 LOOK_AT_ENGINE_EVERY = 60.0  # seconds
 TIDY_LOCKS_EVERY = 30.0  # seconds
+FORGET_MESSAGES_EVERY = 60.0  # seconds
+LOOK_AT_NETWORKS_EVERY = 15.0  # seconds
 
 
 class Worker(Protocol):
@@ -54,12 +56,31 @@ def sweep(worker: Worker) -> None:
     for part in (
         end_leases_of_the_dead, wake_the_due, expire_approvals, fire_schedules, hand_steps, hand_work,
         remove_leftovers, purge_deleted, tend_images, tidy_locks, settle_calls,
-        resume_waits, give_slots_back,
+        resume_waits, give_slots_back, keep_networks, forget_messages, *_others,
     ):  # fmt: skip
         try:
             part(worker)
         except Exception:
             log.exception("sweep: %s", part.__name__)
+
+
+Part = Callable[[Worker], None]
+_others: list[Part] = []
+
+
+def also(part: Part) -> Part:
+    """A part of every round from now on, for what stands above this package."""
+    _others.append(part)
+    return part
+
+
+_spared: list[Callable[[str], bool]] = []
+
+
+def spare(is_in_use: Callable[[str], bool]) -> Callable[[str], bool]:
+    """Sandboxes that are no run's and are left alone all the same: those whose name `is_in_use` says yes to."""
+    _spared.append(is_in_use)
+    return is_in_use
 
 
 def end_leases_of_the_dead(worker: Worker) -> None:
@@ -82,11 +103,12 @@ def expire_approvals(worker: Worker) -> None:
 def fire_schedules(worker: Worker) -> None:
     """Ticks that are due, whether or not beat rang for them."""
     now = clock.now()
-    for agent in Agent.objects.filter(active=True).exclude(schedule="").select_related("version"):
+    schedules = Schedule.objects.filter(agent__active=True).order_by("agent", "index")
+    for schedule in schedules.select_related("agent__version", "agent__workspace"):
         try:
-            ticks.fire(agent, now)
+            ticks.fire(schedule, now)
         except Exception:
-            log.exception("agent %s", agent.name)
+            log.exception("agent %s: %s", schedule.agent.name, schedule)
 
 
 def hand_steps(worker: Worker) -> None:
@@ -103,7 +125,7 @@ def hand_steps(worker: Worker) -> None:
 def hand_work(worker: Worker) -> None:
     """Agents with somebody in line and a slot free."""
     # Two queries: no index serves an OR of the two, and this is asked every two seconds.
-    open_lines = Q(agent__active=True, agent__paused_at=None) & (
+    open_lines = Q(agent__active=True, agent__paused_at=None, workspace__paused_at=None) & (
         Q(agent__probe_at=None) | Q(agent__probe_at__lte=clock.now())
     )
     waiting = counted_by_agent(Q(status=Status.PENDING) & open_lines)
@@ -134,12 +156,8 @@ def remove_leftovers(worker: Worker) -> None:
     )  # fmt: skip
     for attempt in parked[:50]:
         worker.hand(partial(put_away, worker.engine, attempt), attempt.pk)
-    if time.monotonic() - _looked_at_engine.get(worker.host_id, 0.0) > LOOK_AT_ENGINE_EVERY:
-        _looked_at_engine[worker.host_id] = time.monotonic()
+    if is_time(worker, "engine", LOOK_AT_ENGINE_EVERY):
         worker.hand(partial(remove_unknown, worker.engine), "engine")
-
-
-_looked_at_engine: dict[str, float] = {}
 
 
 def clean_up_and_purge(engine: Engine, attempt: Attempt) -> None:
@@ -164,6 +182,8 @@ def remove_unknown(engine: Engine) -> None:
     except SandboxError:
         return
     for name in names:
+        if any(is_in_use(name) for is_in_use in _spared):
+            continue
         run_id, _, number = name.removeprefix("agentfleet-").rpartition("-")
         live = Run.objects.filter(pk=run_id, attempts__number=number if number.isdigit() else 0)
         if not live.exclude(status__in=TERMINAL, finished_at__lt=clock.now() - LEFT_ALONE).exists():
@@ -202,9 +222,38 @@ def give_slots_back(worker: Worker) -> None:
 
 def tidy_locks(worker: Worker) -> None:
     """Those that count for nothing any more."""
-    if time.monotonic() - _tidied_locks.get(worker.host_id, 0.0) > TIDY_LOCKS_EVERY:
-        _tidied_locks[worker.host_id] = time.monotonic()
+    if is_time(worker, "locks", TIDY_LOCKS_EVERY):
         locks.sweep()
 
 
-_tidied_locks: dict[str, float] = {}
+def forget_messages(worker: Worker) -> None:
+    """To others, delivered or given up long ago."""
+    if is_time(worker, "messages", FORGET_MESSAGES_EVERY):
+        outgoing.purge()
+
+
+def keep_networks(worker: Worker) -> None:
+    """What filters the sandboxes of this host, also while none of them is asked for anything."""
+    if is_time(worker, "networks", LOOK_AT_NETWORKS_EVERY):
+        worker.hand(partial(put_filters_back, worker.engine), "networks")
+
+
+def put_filters_back(engine: Engine) -> None:
+    try:
+        engine.keep_networks()
+    except EngineDown:
+        return
+    except SandboxError as error:
+        log.error("sandboxes of this host may reach what they should not: %s", error)  # noqa: TRY400 - a sentence
+
+
+def is_time(worker: Worker, what: str, every: float) -> bool:
+    """Whether it is more than `every` seconds since this last said so."""
+    now = time.monotonic()
+    due = now - _last.get((worker.host_id, what), 0.0) > every
+    if due:
+        _last[worker.host_id, what] = now
+    return due
+
+
+_last: dict[tuple[str, str], float] = {}

@@ -7,7 +7,7 @@ from datetime import datetime
 from celery import shared_task
 
 from agents import clock
-from agents.models import Agent
+from agents.models import Schedule
 from runs import agent_calls, canaries, ticks, worker
 
 
@@ -29,12 +29,18 @@ def look_around(run_id: str) -> None:
     agent_calls.look_around(run_id)
 
 
+@shared_task(name="runs.tasks.send")
+def send(_nothing: str) -> None:
+    """What is to be sent to others."""
+    worker.current().sender.wake()
+
+
 @shared_task(name="runs.tasks.tick")
 def tick(agent_id: str) -> None:
-    """An agent's schedule: what is due by the agent's own cron, whatever beat thinks."""
-    agent = Agent.objects.filter(pk=agent_id, active=True).exclude(schedule="").first()
-    if agent is not None:
-        ticks.fire(agent, clock.now())
+    """An agent's schedules: what is due by the agent's own cron, whatever beat thinks."""
+    schedules = Schedule.objects.filter(agent=int(agent_id), agent__active=True)
+    for schedule in schedules.select_related("agent__version", "agent__workspace"):
+        ticks.fire(schedule, clock.now())
 
 
 @shared_task(name=canaries.TASK)

@@ -59,6 +59,15 @@ def resume_all(workspace_id: int, fits: Fits, context: Mapping[str, Any], *, cau
     return resumed
 
 
+def fitting(workspace_id: int, fits: Fits) -> list[Run]:
+    """Those that `resume_all` would let go on, with their agents. Changes nothing."""
+    first: dict[int, Run] = {}
+    for wait in _open(workspace_id, WEBHOOK).select_related("run__agent"):
+        if wait.run.agent_id not in first and fits(wait):
+            first[wait.run.agent_id] = wait.run
+    return list(first.values())
+
+
 def resumed_by(caused_by: str) -> list[str]:
     """The runs that went on with the event."""
     return list(TriggerWait.objects.filter(caused_by=caused_by).order_by("pk").values_list("run_id", flat=True))

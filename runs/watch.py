@@ -1,6 +1,6 @@
 """The watcher: looks at the fleet from outside of what it looks at, and raises an alert where something is missing.
 
-It is two threads of every web process and needs neither Redis nor a worker. Several of them do no harm: an alert is
+It is threads of every web process and needs neither Redis nor a worker. Several of them do no harm: an alert is
 one row, and each message is taken by one. A watcher says that something did not happen only if it was there itself
 for as long as that takes: after a restart, or when its machine has slept, it begins to count anew.
 """
@@ -34,15 +34,30 @@ AWAY = timedelta(seconds=30)  # longer between two looks, and the watcher itself
 STUCK = timedelta(seconds=30)  # a head of a line that could begin for this long: a claim takes milliseconds
 
 
+_others: list[Callable[[], None]] = []
+
+
+def also(what: Callable[[], None]) -> Callable[[], None]:
+    """Done every second, or so, for what stands above this package."""
+    _others.append(what)
+    return what
+
+
+def do_others() -> None:
+    for what in _others:
+        what()
+
+
 def start() -> None:
     """Watch, and tell, for as long as this process lives."""
-    for name, what in (("watch", Watcher().look), ("tell", notices.Teller().tell)):
-        threading.Thread(target=_keep_on, args=(what,), name=name, daemon=True).start()
+    watched = (("watch", Watcher().look, EVERY), ("tell", notices.Teller().tell, EVERY), ("others", do_others, 1.0))
+    for name, what, every in watched:
+        threading.Thread(target=_keep_on, args=(what, every), name=name, daemon=True).start()
 
 
-def _keep_on(what: Callable[[], None]) -> None:
+def _keep_on(what: Callable[[], None], every: float) -> None:
     while True:
-        time.sleep(EVERY * random.uniform(0.8, 1.2))  # noqa: S311 - jitter: several webs need not look at once
+        time.sleep(every * random.uniform(0.8, 1.2))  # noqa: S311 - jitter: several webs need not look at once
         try:
             what()
         except DatabaseError as error:

@@ -1,6 +1,6 @@
-"""This process as the fleet sees it: an owner of leases on a host, the steps it is working on, and their end.
+"""This process as the fleet sees it: an owner of leases on a host, which takes work and does it step by step.
 
-Three threads of its own beside the pool: one renews leases and reads wishes, one sweeps, one loads heavy imports
+Four threads of its own beside the pool: one keeps the leases, one sweeps, one sends to others, one loads heavy imports
 after the worker has said that it is ready.
 """
 
@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
@@ -22,43 +21,24 @@ from secrets import token_hex
 from django.conf import settings
 from django.db import DatabaseError, connection
 from django.utils.module_loading import import_string
-from pydantic import ValidationError
 
 from agents import clock, private_files
 from agents.ids import new_id
-from runs import (
-    agent_calls,
-    bells,
-    builds,
-    command_agent,
-    engine,
-    inbox,
-    leases,
-    lifecycle,
-    limits,
-    llm,
-    secrets,
-    signals,
-    sweep,
-)
+from runs import agent_calls, bells, builds, endings, engine, inbox, leases, lifecycle, llm, sweep
 from runs.bells import Bell
 from runs.db import release_connection
-from runs.halt import Halted, Why
-from runs.images import ImageBuilding
+from runs.halt import Why
+from runs.lease_thread import LeaseThread
 from runs.leases import Lease, LeaseLost
-from runs.llm import ModelError, ModelUnavailable
-from runs.models import Host, Run, SandboxState, WaitReason
-from runs.sandbox.base import Engine, EngineDown, SandboxError, SandboxGone
-from runs.sandbox.cleanup import clean_up, stop_and_remove
+from runs.models import Host, Run, SandboxState
+from runs.outgoing_sender import Sender
+from runs.sandbox.base import Engine, SandboxError
+from runs.sandbox.cleanup import clean_up
 from runs.step import Step
-from runs.transcript import Corrupt
 
 log = logging.getLogger(__name__)
 
-TICK = 0.5  # seconds between looks at deadlines
 GONE_AFTER = 7.5  # seconds from SIGTERM to the end of this process, whatever hangs
-MACHINERY_WAITS = 12  # in a row without progress, before the run gives up
-LONGEST_PAUSE = 300.0  # seconds
 
 
 class Worker:
@@ -75,9 +55,9 @@ class Worker:
         self.builder = builds.Builder(
             self.engine, host_id=self.host_id, owner=self.owner, owners=self._owners, stopping=self.stopping
         )
+        self.lease_thread = LeaseThread(self.owner, seen=self._seen)
+        self.sender = Sender(stopping=self.stopping)
         self._lock = threading.Lock()
-        self._steps: dict[str, Step] = {}
-        self._given_up: list[Lease] = []  # of steps that the database failed in
         self._pool: Executor | None = None
         self._handed: dict[object, float] = {}
         self._in_line = 0  # handed to the pool and not begun
@@ -91,20 +71,20 @@ class Worker:
         self._seen()
         leases.expire_of_dead(self._owners, self.owner)
         connection.close()
-        threading.Thread(target=self._keep_leases, name="leases", daemon=True).start()
+        self.lease_thread.start()
 
     def work_with(self, pool: Executor) -> None:
         """Take work: the sweep hands what it finds to this pool, and this process's own bells go there."""
         self._pool = pool
         bells.answer_here(self.answer)
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+        self.sender.start(self._edge)
         threading.Thread(target=self._warm, name="warm", daemon=True).start()
 
     def stop(self) -> None:
         """Take nothing more, end every step at its next safe point; be gone soon whatever happens."""
         self.stopping.set()
-        for step in self._active():
-            step.halt.set(Why.STOPPING)
+        self.lease_thread.halt_all(Why.STOPPING)
         last = threading.Timer(GONE_AFTER, os._exit, [0])
         last.daemon = True
         last.start()
@@ -119,7 +99,7 @@ class Worker:
     @property
     def free(self) -> int:
         """Threads that have nothing to do and nothing coming."""
-        return max(0, self.threads - len(self._steps) - self._in_line)
+        return max(0, self.threads - self.lease_thread.count - self._in_line)
 
     # --- work ------------------------------------------------------------------------------------------------
 
@@ -132,7 +112,7 @@ class Worker:
         if lease is not None:
             self._work(lease)
             return
-        step = self._steps.get(run_id)
+        step = self.lease_thread.step_of(run_id)
         if step is None:
             return
         if Run.objects.filter(pk=run_id, cancel_requested_at__isnull=False).exists():
@@ -186,25 +166,21 @@ class Worker:
                 self.look(bell.subject)
             case "runs.tasks.look_around":
                 agent_calls.look_around(bell.subject)
+            case "runs.tasks.send":
+                self.sender.wake()
             case _:
                 self.look_for_work(int(bell.subject))
 
     def _work(self, lease: Lease) -> None:
         step = Step(lease, self.engine, host_id=self.host_id)
-        with self._lock:
-            replaced = self._steps.get(lease.run_id)
-            self._steps[lease.run_id] = step
-        if replaced is not None:
-            replaced.halt.set(Why.LOST)
+        self.lease_thread.hold(step)
         if self.stopping.is_set():
             step.halt.set(Why.STOPPING)
         try:
             self._advance(step)
         finally:
             step.settle()
-            with self._lock:
-                if self._steps.get(lease.run_id) is step:
-                    del self._steps[lease.run_id]
+            self.lease_thread.let_go(step)
         if step.over and step.attempt.sandbox_state != SandboxState.NONE and step.attempt.host_id == self.host_id:
             release_connection()
             clean_up(self.engine, step.attempt)
@@ -212,95 +188,28 @@ class Worker:
     def _advance(self, step: Step) -> None:
         """One step, and whatever ends it, in the database."""
         try:
-            check_wanted(step)
-            check_host(step, self.host_id)
+            endings.check_wanted(step)
+            endings.check_host(step, self.host_id)
             engine.advance(step)
         except LeaseLost:
             log.info("%s goes on elsewhere", step.lease.run_id)
         except DatabaseError:
             log.exception("%s: the database failed; the lease ends when it answers", step.lease.run_id)
-            self._give_up(step)
+            self.lease_thread.give_up(step)
         except Exception as error:  # noqa: BLE001 - the edge of the process: every run ends with a reason
             self._end_early(step, error)
 
     def _end_early(self, step: Step, error: Exception) -> None:
         try:
             step.settle()
-            end_early(step, error)
+            endings.end_early(step, error)
         except LeaseLost:
             log.info("%s goes on elsewhere", step.lease.run_id)
         except (DatabaseError, SandboxError):
             log.exception("%s: could not be ended; the lease ends when the database answers", step.lease.run_id)
-            self._give_up(step)
-
-    def _give_up(self, step: Step) -> None:
-        with self._lock:
-            self._given_up.append(step.lease)
+            self.lease_thread.give_up(step)
 
     # --- threads ---------------------------------------------------------------------------------------------
-
-    def _keep_leases(self) -> None:
-        renewed_at = seen_at = time.monotonic()
-        while True:
-            time.sleep(TICK)
-            now = time.monotonic()
-            # Frozen or cut off: somebody else may have gone on. Checked before renewing, which would hide it.
-            if now - renewed_at > leases.GIVE_UP_AFTER:
-                self._halt_all(Why.LOST)
-                renewed_at = now
-            self._halt_overdue()
-            if now - renewed_at < leases.RENEW_EVERY:
-                continue
-            try:
-                self._renew()
-                renewed_at = now
-                self.end_given_up()
-                if now - seen_at >= leases.RENEW_EVERY:
-                    self._seen()
-                    seen_at = now
-            except Exception:
-                log.exception("leases could not be renewed")
-            finally:
-                connection.close()
-
-    def end_given_up(self) -> None:
-        """End the leases of steps that the database failed in: it answers again, and nobody works on them.
-
-        Going on counts as a takeover, so what fails for another reason than an outage comes to its end.
-        """
-        with self._lock:
-            ended = list(self._given_up)
-        leases.end(ended)
-        with self._lock:
-            self._given_up = self._given_up[len(ended) :]
-
-    def _renew(self) -> None:
-        steps = {step.lease.run_id: step for step in self._active()}
-        held = leases.renew(self.owner, steps.keys())
-        interrupts = inbox.interrupts(steps.keys())
-        for run_id, step in steps.items():
-            if step.released:
-                continue
-            epoch, canceled = held.get(run_id, (None, False))
-            if epoch != step.lease.epoch:
-                step.halt.set(Why.LOST)
-            elif canceled:
-                step.halt.set(Why.CANCEL)
-            step.halt.interrupt(interrupts.get(run_id, 0))
-
-    def _halt_overdue(self) -> None:
-        now = clock.now()
-        for step in self._active():
-            if (why := step.overdue(now)) is not None:
-                step.halt.set(why)
-
-    def _halt_all(self, why: Why) -> None:
-        for step in self._active():
-            step.halt.set(why)
-
-    def _active(self) -> list[Step]:
-        with self._lock:
-            return list(self._steps.values())
 
     def _sweep(self) -> None:
         while not self.stopping.is_set():
@@ -335,99 +244,6 @@ class Worker:
     def dead_owners(self) -> int:
         """End the leases of owners on this host that died; how many."""
         return leases.expire_of_dead(self._owners, self.owner)
-
-
-def check_wanted(step: Step) -> None:
-    """Raises what speaks against going on, before anything is done."""
-    if step.run.cancel_requested_at is not None:
-        raise Halted(Why.CANCEL)
-    check_definition(step)
-    if step.run.takeovers > leases.TAKEOVERS:
-        raise limits.Over("WORKER_LOST", f"{leases.TAKEOVERS} workers were lost in a row at this point")
-
-
-def check_definition(step: Step) -> None:
-    """Raises Corrupt for one that can no longer be read."""
-    try:
-        _ = step.spec
-    except ValidationError as error:
-        raise Corrupt(f"the definition of {step.run.agent.name} that the run has cannot be read: {error}") from error
-
-
-def check_host(step: Step, host_id: str) -> None:
-    """A run whose host died goes on here, if nothing of it stood there. Raises SandboxGone, LeaseLost."""
-    if step.attempt.host_id == host_id:
-        return
-    if step.attempt.has_workspace:
-        raise SandboxGone(f"host {step.attempt.host_id} is gone, and the run's sandbox and workspace with it")
-    step.move_to(host_id)
-
-
-def end_early(step: Step, error: Exception) -> None:
-    """What each way of ending a step early means for the run. Raises LeaseLost, SandboxError."""
-    match error:
-        case Halted(why=Why.CANCEL):
-            end_as_wished(step)
-        case Halted(why=Why.DEADLINE | Why.IDLE as why):
-            give_up(step, limits.timeout(step.run) if why is Why.DEADLINE else limits.idle(step.run, step.spec))
-        case Halted(why=Why.STOPPING | Why.INTERRUPT):
-            step.release()
-        case Halted():
-            log.info("%s goes on elsewhere", step.lease.run_id)
-        case Corrupt() | secrets.Unusable():
-            step.fail(error.code, str(error))
-        case ModelError():
-            step.give_up(error.code, str(error), lost_requests=error.lost_requests)
-        case ModelUnavailable() | EngineDown() | ImageBuilding():
-            wait_for_machinery(step, error)
-        case limits.Over() | SandboxError():
-            give_up(step, error)
-        case _:
-            log.error("%s: unexpected", step.lease.run_id, exc_info=error)
-            step.fail("INTERNAL_ERROR", f"{type(error).__name__}: {error}")
-
-
-def end_as_wished(step: Step) -> None:
-    """The run's own wish to be shut down leaves its commands no time; a person's wish to cancel it does."""
-    wish = signals.shutdown_wish(step.lease.run_id)
-    attempt = step.attempt
-    release_connection()
-    if wish is None:
-        stop_and_remove(step.engine, attempt)
-        step.cancel()
-    else:
-        step.engine.remove(attempt.sandbox_name)
-        step.shut_down(wish)
-
-
-def give_up(step: Step, error: limits.Over | SandboxError) -> None:
-    """A command agent that is out of time ends as `timeout` ends a program."""
-    timed_out = step.spec.kind == "command" and error.code in {"TIMEOUT", "IDLE_TIMEOUT"}
-    step.give_up(error.code, str(error), exit_code=command_agent.TIMED_OUT if timed_out else None)
-
-
-def wait_for_machinery(step: Step, error: ModelUnavailable | EngineDown | ImageBuilding) -> None:
-    match error:
-        case ImageBuilding():
-            step.wait_for_image(error.needed)
-        case ModelUnavailable():
-            pause_or_fail(step, WaitReason.RATE_LIMIT, "MODEL_UNAVAILABLE", error)
-        case EngineDown():
-            pause_or_fail(step, WaitReason.RETRY, error.code, error)
-
-
-def pause_or_fail(step: Step, reason: WaitReason, code: str, error: EngineDown | ModelUnavailable) -> None:
-    """The machinery may recover: park the run, longer each time; after enough of that it has failed."""
-    lost, retry_after = None, 0.0
-    if isinstance(error, ModelUnavailable):
-        lost, retry_after = error.lost_requests, error.retry_after or 0.0
-    waits = step.run.machinery_waits
-    if waits >= MACHINERY_WAITS:
-        step.give_up(code, f"{error} (after {waits} tries)", lost_requests=lost)
-        return
-    pause = max(retry_after, min(LONGEST_PAUSE, 5.0 * 2**waits))
-    note = {"code": code, "message": str(error), "seconds": round(pause, 1)}
-    step.pause(reason, note, wake_at=clock.now() + timedelta(seconds=pause), lost_requests=lost)
 
 
 _current: Worker | None = None

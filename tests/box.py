@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,12 +18,13 @@ from typing import Any, Self
 
 import yaml
 
-from agentfleet import up
+from agentfleet import background
 from agentfleet.client import Client
 from agents import private_files
 from runs.sandbox import firewall, network
 from tests.doubles.anthropic import MockAnthropic
 
+DATABASE = "agentfleet.sqlite3"
 STARTS_WITHIN = 5.0  # seconds from the command to the supervisor's first file
 
 CONFIG = """
@@ -43,12 +46,15 @@ class Box:
         *,
         restart: bool = True,
         host: str = "127.0.0.1",
+        from_nothing: bool = False,
         **env: str,
     ) -> None:
+        """`from_nothing`: its first start makes the tables too, which takes longer than all else of a start."""
         self.home = folder / "home"
         self.project = folder / "project"
         self.restart = restart
         self.host = host
+        self.from_nothing = from_nothing
         self.said = ""  # by the last `up`
         self.env = {**os.environ, "AGENTFLEET_HOME": str(self.home), **env}
         for name in ("REDIS_URL", "DATABASE_URL"):
@@ -62,7 +68,14 @@ class Box:
         self._client: Client | None = None
 
     def __enter__(self) -> Self:
-        self.up()
+        if not (self.from_nothing or "DATABASE_URL" in self.env):
+            self.home.mkdir(mode=0o700, exist_ok=True)
+            shutil.copyfile(migrated(), self.home / DATABASE)
+        try:
+            self.up()
+        except BaseException:
+            take_down(self.home)
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -73,7 +86,7 @@ class Box:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         self._close_client()
-        up.down(self.home)
+        background.down(self.home)
         self._remove_sandboxes()
 
     def _remove_sandboxes(self) -> None:
@@ -93,7 +106,7 @@ class Box:
         self.said = self.cli(*words).stdout
 
     def down(self) -> None:
-        assert up.down(self.home)
+        assert background.down(self.home)
 
     @property
     def client(self) -> Client:
@@ -154,7 +167,7 @@ class Box:
     def apply(self) -> None:
         project = '[models.mock]\nprovider = "anthropic"\nmodel = "claude-sonnet-4-5"\n'
         project += '[models.script]\nprovider = "scripted"\nmodel = "script.yaml"\n'
-        project += '[webhooks.github]\ntype = "github"\n'
+        project += '[webhooks.github]\ntype = "github"\nsender_rate = "off"\nidentical = "off"\n'
         self.project.mkdir(parents=True, exist_ok=True)
         (self.project / "config.toml").write_text(project)
         for name, (instructions, config) in self._agents.items():
@@ -168,13 +181,13 @@ class Box:
 
     def cli(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "agentfleet", *words]
-        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False, timeout=120)
         assert not check or done.returncode == 0, f"agentfleet {' '.join(words)}: {done.stdout}{done.stderr}"
         return done
 
     def rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
         """What the database holds, read past everything that serves it."""
-        file = (self.home / "agentfleet.sqlite3").as_uri()
+        file = (self.home / DATABASE).as_uri()
         with contextlib.closing(sqlite3.connect(f"{file}?mode=ro", uri=True)) as opened:
             return opened.execute(query, values).fetchall()
 
@@ -201,7 +214,7 @@ class Box:
             lambda: (task := self.task(run_id))["status"] in wanted and task, within, lambda: self.story(run_id)
         )
 
-    def until(self, what: Callable[[], Any], within: float = 30, story: Callable[[], str] = lambda: "") -> Any:
+    def until(self, what: Callable[[], Any], within: float = 60, story: Callable[[], str] = lambda: "") -> Any:
         end = time.monotonic() + within
         while time.monotonic() < end:
             if value := what():
@@ -218,6 +231,17 @@ class Box:
         )
 
 
+@functools.cache
+def migrated() -> Path:
+    """A database with all tables and no rows, for as long as the tests run."""
+    home = Path(os.environ["AGENTFLEET_HOME"]) / "migrated"
+    home.mkdir(mode=0o700)
+    env = {**os.environ, "AGENTFLEET_HOME": str(home), "DJANGO_SETTINGS_MODULE": "agentfleet.settings"}
+    env.pop("DATABASE_URL", None)
+    subprocess.run([sys.executable, "-m", "django", "migrate", "--verbosity", "0"], env=env, check=True)
+    return home / DATABASE
+
+
 def keep_webhook_secret(home: Path, secret: str) -> None:
     """What GitHub's webhooks to the default source are signed with."""
     place = home / "credentials" / "github_webhook_secret" / "default"
@@ -231,7 +255,7 @@ def take_down(home: Path) -> None:
     end = time.monotonic() + STARTS_WITHIN
     while (home / "up.log").exists() and not (home / "up.json").exists() and time.monotonic() < end:
         time.sleep(0.05)
-    up.down(home)
+    background.down(home)
 
 
 def kill(pid: int) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from agents.models import Agent, AgentFile, AgentVersion, Priority, Workspace
+from agents import clock
+from agents.models import Agent, AgentFile, AgentVersion, Priority, Schedule, Workspace
 from agents.spec import AgentSpec
 from runs import queue
 from runs.lifecycle import Cause
@@ -34,8 +35,6 @@ def make_agent(name: str = "dev", *, turns: Sequence[Any] | None = None, **chang
         kind=spec.kind,
         scale=spec.scale,
         priority=Priority.named(spec.priority),
-        schedule=spec.schedule,
-        timezone=spec.timezone,
         task_enabled=spec.task_enabled,
         queue_size=spec.max_work_queue,
         claim_key=spec.coalesce.key,
@@ -44,10 +43,29 @@ def make_agent(name: str = "dev", *, turns: Sequence[Any] | None = None, **chang
     )
     agent.version = AgentVersion.objects.create(agent=agent, digest=f"{agent.pk:064}", spec=spec.dump())
     agent.save()
+    make_schedules(agent, spec)
     if turns is not None:
         script = yaml.safe_dump({"turns": list(turns)}).encode()
         AgentFile.objects.create(version=agent.version, path="script.yaml", content=script)
     return agent
+
+
+def make_schedules(agent: Agent, spec: AgentSpec) -> None:
+    """As `apply` makes them: they count from now."""
+    now = clock.now()
+    for index, said in enumerate(spec.schedules):
+        Schedule.objects.create(
+            agent=agent,
+            index=index,
+            cron=said.cron,
+            timezone=said.timezone or spec.timezone,
+            jitter_seconds=said.jitter_seconds,
+            missed=said.missed,
+            missed_seconds=said.missed_seconds,
+            fired_at=now,
+            since=now,
+            anchor=now.replace(microsecond=0),
+        )
 
 
 def submit(agent: Agent, trigger: TriggerKind = TriggerKind.MANUAL, **changes: Any) -> Run:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentfleet.up import free_port
+from agentfleet.ports import free_port
 
 PLACES = "/usr/lib/postgresql/*/bin"
 ANSWERS_WITHIN = 30.0  # seconds

@@ -19,7 +19,7 @@ from django_celery_beat.models import PeriodicTask
 
 from agents import clock
 from agents.ids import new_id
-from agents.models import Agent, AgentVersion, ApiToken
+from agents.models import Agent, AgentVersion, ApiToken, Schedule
 from agents.redaction import NOTHING_SECRET
 from runs import consumers, events, lifecycle, queue, ticks
 from runs.models import Attempt, Event, Host, Message, Run, Status, TriggerKind, WaitReason
@@ -27,7 +27,7 @@ from tests.conftest import DrivenWorker
 from tests.making import make_agent, make_workspace, submit
 from webhooks.models import Delivery, Source, Trigger
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 EVIL = '</script></textarea><img src=x onerror="hacked()"><script>hacked()</script>\'"'
 ASKING: list[dict[str, Any]] = [
@@ -217,6 +217,7 @@ def test_cancel_stops_a_run_and_says_so(operator: Client) -> None:
     assert "is over already: canceled" in said(press(operator, of_run(run, "cancel/")))
 
 
+@pytest.mark.postgresql
 def test_several_runs_are_cancelled_from_the_list(operator: Client) -> None:
     runs = [submit(make_agent()) for _ in range(1)] + [failed(make_agent("other"))]
     chosen = {"action": "cancel_selected", "_selected_action": [run.pk for run in runs]}
@@ -275,6 +276,7 @@ def test_why_a_run_has_not_started(operator: Client) -> None:
     assert "agent dev is paused" in page(operator, of_run(second))
 
 
+@pytest.mark.postgresql
 def test_a_deleted_run_is_gone_from_the_admin(operator: Client) -> None:
     run = submit(make_agent())
     Run.objects.update(delete_requested_at=clock.now())
@@ -306,6 +308,7 @@ def test_our_pages_let_no_injected_script_run(operator: Client) -> None:
         assert "<script>" not in page(operator, path)
 
 
+@pytest.mark.postgresql
 def test_runs_are_found_by_id_and_filter(operator: Client) -> None:
     ours, theirs = submit(make_agent()), failed(make_agent("other"))
     for search in (ours.pk, ours.pk.removeprefix("run_"), ours.pk[:-2], f" {ours.pk} "):
@@ -319,6 +322,7 @@ def test_runs_are_found_by_id_and_filter(operator: Client) -> None:
 # --- agents -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 def test_run_now_starts_one_run_however_often_the_form_is_sent(operator: Client) -> None:
     agent = make_agent()
     form = {"text": "look at\r\nissue 7", "ask_id": "ask_1"}
@@ -338,6 +342,7 @@ def test_run_now_says_why_an_agent_refuses(operator: Client) -> None:
     assert not Run.objects.exists()
 
 
+@pytest.mark.postgresql
 def test_pause_and_resume_reach_beats_mirror(operator: Client) -> None:
     agent = make_agent(schedule="0 9 * * *")
     ticks.mirror(agent)
@@ -382,11 +387,12 @@ WRITTEN = {
 }  # fmt: skip
 
 
+@pytest.mark.postgresql
 def test_an_agent_is_made_and_changed_here(operator: Client) -> None:
     make_workspace()
     press(operator, "agents/agent/add/", name="finder", **WRITTEN)
     agent = Agent.objects.get(name="finder")
-    assert (agent.project, agent.scale, agent.schedule_fired_at is None) == ("", 2, False)
+    assert (agent.project, agent.scale, agent.schedules.get().cron) == ("", 2, "0 9 * * mon-fri")
     assert agent.spec.instructions == "Find\nit."
     assert [(model.provider, model.model) for model in agent.spec.models] == [("anthropic", "claude-x")]
     assert agent.spec.limits.wall_seconds == 60
@@ -467,12 +473,12 @@ def test_a_large_body_is_cut_and_says_so(operator: Client) -> None:
 
 
 def test_deliveries_say_what_came_of_them(operator: Client) -> None:
-    first = make_delivery(matched=2, skipped=1)
-    make_delivery(duplicate_of=first)
-    make_delivery(skipped=1, reason="agent dev is paused")
+    first = make_delivery(outcome="started", matched=2, skipped=1)
+    make_delivery(outcome="duplicate", duplicate_of=first)
+    make_delivery(outcome="skipped", skipped=1, reason="agent dev is paused")
     make_delivery(reason="no trigger matches")
     html = page(operator, "webhooks/delivery/")
-    for words in ("matched 2, skipped 1", "duplicate", "agent dev is paused", "no trigger matches"):
+    for words in ("started", "matched 2, skipped 1", "duplicate", "agent dev is paused", "no trigger matches"):
         assert words in html
 
 
@@ -483,6 +489,7 @@ def test_a_source_without_signatures_is_red(operator: Client) -> None:
     assert "12,345" in html
 
 
+@pytest.mark.postgresql
 def test_the_front_page_says_what_runs_what_waits_and_why(operator: Client, worker: DrivenWorker) -> None:
     make_host(pk="gone", name="old box", last_seen_at=clock.now() - timedelta(hours=2))
     Host.objects.filter(pk=worker.host_id).update(name="box one")
@@ -559,7 +566,8 @@ def hostile_rows() -> list[str]:
         hooks_pre=[EVIL],
         models=[{"provider": EVIL, "model": EVIL}],
     )
-    Agent.objects.filter(pk=agent.pk).update(description=EVIL, schedule=EVIL[:100], project=EVIL[:100])
+    Agent.objects.filter(pk=agent.pk).update(description=EVIL, project=EVIL[:100])
+    Schedule.objects.create(agent=agent, cron=EVIL[:100], timezone=EVIL[:64])
     source = make_source(name=EVIL[:63], project=EVIL, refused_count=1, refused_at=clock.now())
     Trigger.objects.create(agent=agent, source=source, index=0, filters={EVIL: [EVIL]})
     context = {"title": EVIL, EVIL: EVIL}
@@ -645,6 +653,7 @@ def cost(client: Client, path: str) -> list[str]:
     return [query["sql"] for query in captured.captured_queries]
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("path", ["runs/run/", "agents/agent/", "webhooks/delivery/", "", "runs/run/fleet/"])
 def test_a_list_costs_the_same_however_many_rows_there_are(operator: Client, path: str) -> None:
     source = make_source()
@@ -666,6 +675,7 @@ def test_a_list_costs_the_same_however_many_rows_there_are(operator: Client, pat
     assert len(many) == len(few) <= 20, many
 
 
+@pytest.mark.postgresql
 def test_no_list_reads_big_texts(operator: Client) -> None:
     many_runs(make_agent(), 200)
     make_delivery(source=make_source())
@@ -677,6 +687,7 @@ def test_no_list_reads_big_texts(operator: Client) -> None:
         assert not re.search(r'"webhooks_delivery"\."(body|headers|context)"', sql), sql
 
 
+@pytest.mark.postgresql
 def test_a_list_of_runs_counts_no_further_than_it_shows(operator: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.tables.COUNTED", 100)
     many_runs(make_agent(), 200)

@@ -20,7 +20,7 @@ from tests.conftest import PATIENCE, DrivenClock, DrivenWorker, Points
 from tests.making import ask, make_agent, submit
 from tests.test_engine import Killed, data, kill, reload, successor, told
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def call(target: str = "helper", context: str = "go") -> dict[str, Any]:
@@ -66,6 +66,7 @@ def test_a_call_is_a_run_of_the_other_agent_and_says_who_called(worker: DrivenWo
     assert data(caller.run, "call") == [made]
 
 
+@pytest.mark.postgresql
 def test_a_model_calls_once_although_its_worker_dies(
     worker: DrivenWorker, points: Points, driven_clock: DrivenClock
 ) -> None:
@@ -83,6 +84,7 @@ def switched_off(agent: Agent, **changes: Any) -> None:
     Agent.objects.filter(pk=agent.pk).update(**changes)
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize(
     ("target", "changes", "reason"),
     [
@@ -237,6 +239,7 @@ def test_a_parked_caller_holds_no_slot_and_goes_on_when_the_call_is_over(worker:
     assert told(run)[-1] == ('{"status": "completed", "returnValue": "at last"}', False)
 
 
+@pytest.mark.postgresql
 def test_the_sweep_wakes_a_parked_caller_whose_bell_was_lost(worker: DrivenWorker) -> None:
     run, helper = parked(worker)
     queue.respond(helper, "yes")
@@ -281,6 +284,7 @@ def test_a_deleted_call_is_not_waited_for(worker: DrivenWorker) -> None:
 # --- who ends with whom -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 def test_what_a_canceled_run_has_called_is_canceled_to_any_depth(worker: DrivenWorker) -> None:
     last = chain(worker, ["a", "b", "c"])
     make_agent("d", turns=[{"tools": [ask("well?")]}])
@@ -291,6 +295,7 @@ def test_what_a_canceled_run_has_called_is_canceled_to_any_depth(worker: DrivenW
     assert set(Run.objects.values_list("status", flat=True)) == {"canceled"}
 
 
+@pytest.mark.postgresql
 def test_the_sweep_cancels_it_where_the_bell_was_lost(worker: DrivenWorker) -> None:
     chain(worker, ["a", "b", "c"])
     queue.cancel(Run.objects.get(agent__name="a"))
@@ -316,6 +321,7 @@ def test_a_caller_that_finishes_or_fails_leaves_its_calls_running(worker: Driven
 # --- at the same time ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 def test_calls_at_the_same_time_never_overfill_the_line(worker: DrivenWorker) -> None:
     """One slot in use, one place in the line: of six callers one gets it, and five are told."""
     helper = make_agent("helper", max_work_queue=1, turns=[{"tools": [ask("well?")]}])

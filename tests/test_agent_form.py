@@ -10,10 +10,10 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from agents.models import Agent
-from agents.spec import Attempts, Limits
+from agents.spec import Attempts, Limits, ScheduleSpec
 from tests.making import make_agent
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 KEPT: dict[str, Any] = {
     "retry": "always",
@@ -61,3 +61,37 @@ def test_a_budget_below_nothing_is_refused(operator: Client) -> None:
     assert "greater than or equal to 0" in answer.content.decode()
     agent.refresh_from_db()
     assert agent.spec.limits == Limits()
+
+
+def test_schedules_are_lines_and_come_back_as_they_were(operator: Client) -> None:
+    lines = "0 9 * * mon-fri\r\n@every 15m | missed all | within 2h\r\n0 9 * * * | zone Asia/Kolkata | jitter 5m\r\n"
+    agent = saved(operator, make_agent(), schedule=lines, timezone="Europe/Berlin")
+    assert agent.spec.schedules == (
+        ScheduleSpec(cron="0 9 * * mon-fri"),
+        ScheduleSpec(cron="@every 15m", missed="all", missed_seconds=7200),
+        ScheduleSpec(cron="0 9 * * *", timezone="Asia/Kolkata", jitter_seconds=300),
+    )
+    zones = agent.schedules.values_list("timezone", flat=True)
+    assert list(zones) == ["Europe/Berlin", "Europe/Berlin", "Asia/Kolkata"]
+    form = operator.get(f"/admin/agents/agent/{agent.pk}/edit/").context["form"]
+    saved(operator, agent, schedule=form.initial["schedule"], timezone="Europe/Berlin")
+    assert agent.versions.count() == 2, "nothing was changed by looking"
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("0 9 * * * | zone Mars/Phobos", "there is no time zone"),
+        ("0 9 * * * | every day", "says nothing of a schedule"),
+        ("0 9 * * * | jitter soon", "is no length of time"),
+        ("0 9 * * * | jitter 3d", "is too long"),
+        ("*/5 * * * * | jitter 5m", "jitter must be shorter"),
+        ("@every 1s", "out of bounds"),
+        ("0 9 * * *\n0 9 * * * | zone UTC", "stands here a second time"),
+    ],
+)
+def test_a_line_that_is_no_schedule_is_told_so(operator: Client, line: str, fault: str) -> None:
+    agent = make_agent()
+    answer = operator.post(f"/admin/agents/agent/{agent.pk}/edit/", {**SAID, "schedule": line})
+    assert fault in answer.content.decode()
+    assert not agent.schedules.exists()

@@ -11,12 +11,17 @@ import pytest
 from runs.images import APK
 
 
-def asked(folder: Path, *words: str, code: int = 0) -> list[str]:
-    """The lines that programs were called with, or what `apk` says when it fails."""
+def asked(folder: Path, *words: str, installed: str = "none", code: int = 0) -> list[str]:
+    """The lines that programs were called with, or what `apk` says when it fails. `installed`: as in `case`."""
     for name in ("apt-get", "rm"):
         program = folder / name
         program.write_text(f'#!/bin/sh\necho {name} "$@"\n')
         program.chmod(0o755)
+    query = folder / "dpkg-query"
+    query.write_text(
+        f"#!/bin/sh\nfor name; do :; done\ncase $name in {installed}) printf installed ;; *) exit 1 ;; esac\n"
+    )
+    query.chmod(0o755)
     sed = shutil.which("sed")
     assert sed
     (folder / "sed").symlink_to(sed)
@@ -45,6 +50,20 @@ def test_packages_are_installed_by_debians_names(tmp_path: Path, words: str, pac
 
 def test_what_every_debian_has_needs_no_package(tmp_path: Path) -> None:
     assert asked(tmp_path, "add", "--no-cache", "libc6-compat", "coreutils") == []
+
+
+def test_what_the_base_has_already_is_left_as_it_is(tmp_path: Path) -> None:
+    assert asked(tmp_path, "add", "ripgrep", "jq", installed="ripgrep | jq") == []
+
+
+def test_only_what_is_missing_is_installed(tmp_path: Path) -> None:
+    _, install, _ = asked(tmp_path, "add", "--no-cache", "github-cli", "jq", installed="jq")
+    assert install == "apt-get install -y --no-install-recommends gh"
+
+
+def test_what_the_base_has_is_brought_up_to_date_where_that_is_asked_for(tmp_path: Path) -> None:
+    _, install, _ = asked(tmp_path, "add", "--upgrade", "jq", installed="jq")
+    assert install == "apt-get install -y --no-install-recommends jq"
 
 
 @pytest.mark.parametrize(

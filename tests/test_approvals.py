@@ -20,7 +20,7 @@ from tests.test_admin import logged_in, of_run, page, press, said, staff
 from tests.test_api import Api, code
 from tests.test_engine import Killed, data, kill, printed, successor, told, types
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 WEEK = 7 * 86_400
 COMMAND = "echo ran >>ran; wc -l <ran"
@@ -139,6 +139,7 @@ def test_every_call_of_a_turn_is_asked_for_in_its_order(worker: DrivenWorker) ->
     assert states(run) == ["used", "refused", "used"]
 
 
+@pytest.mark.postgresql
 def test_an_approval_that_came_too_late_to_be_used_starts_nothing(
     worker: DrivenWorker, driven_clock: DrivenClock
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_new_attempt_asks_again(worker: DrivenWorker, driven_clock: DrivenCloc
     assert types(run).count("tool.start") == 2
 
 
+@pytest.mark.postgresql
 def test_a_run_that_ends_takes_its_question_with_it(worker: DrivenWorker) -> None:
     run = asking(worker)
     approval = open_one(run)
@@ -289,6 +291,7 @@ def canceled(run: Run, driven_clock: DrivenClock) -> None:
     queue.cancel(run)
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize(
     ("before", "call_id", "digest", "expected"),
     [
@@ -337,6 +340,7 @@ def test_an_expiry_that_was_late_itself_leaves_the_next_question_alone(
     assert open_one(run).call.call_id == "1-1"
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("other", [refuse, queue.cancel])
 def test_of_two_decisions_at_one_time_one_counts(
     worker: DrivenWorker, monkeypatch: pytest.MonkeyPatch, other: Callable[[Run], Any]
@@ -401,6 +405,7 @@ def to_its_end(worker: DrivenWorker, run: Run) -> Run:
     return run
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("write", WRITES)
 def test_a_process_may_be_killed_at_any_write_between_asking_and_the_end(
@@ -424,6 +429,7 @@ def test_a_run_that_asks_for_leave_has_these_writes_and_no_other(worker: DrivenW
     assert points.passed[begin:] == WRITES
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("spoil", [ApprovalState.EXPIRED, ApprovalState.REFUSED, ApprovalState.USED])
 def test_nothing_starts_unless_the_start_itself_uses_the_approval(
     worker: DrivenWorker, points: Points, spoil: ApprovalState

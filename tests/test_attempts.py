@@ -47,6 +47,7 @@ def after_its_pause(worker: DrivenWorker, driven_clock: DrivenClock, run: Run, s
 def test_a_failure_of_the_machinery_is_followed_by_another_attempt(
     worker: DrivenWorker, model: PlayedModel, driven_clock: DrivenClock
 ) -> None:
+    driven_clock.stand_at(clock.now())
     agent = make_agent(sandbox="lazy")
     model.answers = [said("first", status("thinking")), fails(), said("done")]
     run = worker.drive(submit(agent))

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import BrowserContext, Page, ViewportSize, WebSocketRoute, expect, sync_playwright
 
-from tests.box import Box, kill
+from tests.box import Box, keep_webhook_secret, kill
 from tests.making import bash
+from tests.signing import SECRET, github
 
 pytestmark = [pytest.mark.box, pytest.mark.engine, pytest.mark.browser, pytest.mark.timeout(180)]
 
@@ -24,7 +26,8 @@ ARGUMENTS = [
 ]  # fmt: skip
 PHONE = ViewportSize(width=390, height=844)
 DESK = ViewportSize(width=1280, height=900)
-PATIENCE = 30_000  # milliseconds: what is expected comes far sooner
+PATIENCE = 60_000  # milliseconds: what is expected comes far sooner
+expect.set_options(timeout=PATIENCE)
 EVIL = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>'
 
 
@@ -40,15 +43,19 @@ def lines(count: int) -> str:
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    with Box(tmp_path_factory.mktemp("box")) as box:
-        box.agent("counter", turns=counting(14), scale=4)
-        box.agent("long", turns=counting(24), scale=4)
-        box.agent("chatty", turns=counting(12, before="seq 1 400; "))
-        evil = [bash(f"cat <<'END'\n{EVIL}\nEND")]
-        box.agent("hostile", f"Say {EVIL}", turns=[{"text": EVIL, "tools": evil}, {"text": EVIL}])
-        question = {"name": "ask", "arguments": {"question": f"Left or right? {EVIL}"}}
-        box.agent("asker", turns=[{"tools": [question]}, {"expect": ["left"], "text": "Went left."}])
-        box.agent("sleeper", turns=[{"tools": [bash("echo asleep; sleep 600")]}])
+    box = Box(tmp_path_factory.mktemp("box"))
+    box.define("counter", turns=counting(14), scale=4)
+    box.define("long", turns=counting(24), scale=4)
+    box.define("chatty", turns=counting(12, before="seq 1 400; "))
+    evil = [bash(f"cat <<'END'\n{EVIL}\nEND")]
+    box.define("hostile", f"Say {EVIL}", turns=[{"text": EVIL, "tools": evil}, {"text": EVIL}])
+    question = {"name": "ask", "arguments": {"question": f"Left or right? {EVIL}"}}
+    box.define("asker", turns=[{"tools": [question]}, {"expect": ["left"], "text": "Went left."}])
+    box.define("sleeper", turns=[{"tools": [bash("echo asleep; sleep 600")]}])
+    on_issues = '[[webhooks]]\nsource = "github"\nevents = ["issues"]\nactions = ["opened"]'
+    box.define("listener", f"Mind {EVIL}", turns=[{"text": "Heard."}], extra=on_issues)
+    with box:
+        box.apply()
         yield box
 
 
@@ -230,6 +237,44 @@ def test_whoever_has_scrolled_up_is_left_in_peace(page: Page, box: Box) -> None:
     wait_for_line(page, 7)
     assert scroller.evaluate("element => element.scrollHeight - element.scrollTop - element.clientHeight") < 40
     expect(jump).to_be_hidden()
+
+
+def test_what_a_builder_says_appears_as_it_is_said(page: Page, box: Box) -> None:
+    """The build outlasts the test: whoever stops the box ends it."""
+    folder = box.project / "agents" / "built"
+    folder.mkdir()
+    counting = 'seq 100 | while read -r i; do echo "line $i."; sleep 0.3; done'
+    (folder / "Dockerfile").write_text(f"FROM al-agent\nRUN {counting}\n")
+    box.agent("built", turns=[{"text": "done"}])
+    open_agent(page, box, "built")
+    page.evaluate("window.sameDocument = true")
+    images = page.locator('[data-part="images"]')
+    expect(images).to_contain_text(re.compile(r"line \d+\."), timeout=PATIENCE)
+    last = re.findall(r"line (\d+)\.", images.inner_text())[-1]
+    expect(images).to_contain_text(f"line {int(last) + 3}.", timeout=PATIENCE)
+    assert same_document(page)
+
+
+def test_a_delivery_is_explained_tried_and_replayed(page: Page, box: Box) -> None:
+    keep_webhook_secret(box.home, SECRET)
+    body = (Path(__file__).parent / "data" / "github" / "issues.opened.json").read_bytes()
+    headers = {"Content-Type": "application/json", "X-GitHub-Event": "issues", **github(body)}
+    [first] = httpx.post(f"{box.client.url}/webhooks/github", content=body, headers=headers).json()["runs"]
+    page.goto(f"{box.client.url}/admin/webhooks/delivery/")
+    page.get_by_role("link", name=re.compile("^dlv_")).click()
+    expect(page.locator("body")).to_contain_text("✓ actions: one of opened in opened")
+    page.get_by_role("link", name="Simulate").click()
+    page.get_by_role("button", name="Simulate").click()
+    expect(page.locator("#simulated")).to_contain_text("What listener would be told")
+    expect(page.locator("#simulated")).to_contain_text(EVIL)
+    assert len(box.client.call("GET", "deliveries")["deliveries"]) == 1
+    page.get_by_role("link", name="Back", exact=True).click()
+    page.get_by_role("link", name="Replay").click()
+    page.get_by_role("button", name="Replay").click()
+    expect(page.locator("body")).to_contain_text(re.compile(r"Replayed dlv_\w+ as dlv_\w+: 1 run"))
+    [again, _] = box.client.call("GET", "deliveries")["deliveries"]
+    [second] = box.client.call("GET", f"deliveries/{again['id']}")["runs"]
+    assert {box.wait(run)["output"] for run in (first, second)} == {"Heard."}
 
 
 def test_the_front_page_follows_the_fleet(page: Page, box: Box) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from chaos.errands import Ask
 from chaos.faults import Done, Fault, Happened, Monkey, Nothing
 from chaos.judge import Verdict, judge
 from chaos.model import Attempt, Player, Told
@@ -31,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 PLAN, OTHER = plans(1, 2, seconds=10, agents=["dev"])
 RUN, OTHER_RUN = "run_1", "run_2"
 LOST = "[interrupted: the sandbox was lost]"
-LINE = re.compile(r"runs 12, lost 0, doubled 0, events missing 0, containers left 0, longest stall \d+\.\d s\n")
+LINE = re.compile(r"runs 10, lost 0, doubled 0, events missing 0, left behind 0, longest stall \d+\.\d s\n")
 STARTED_AT = 1_000.0  # of a run, in seconds
 STEP = 0.1  # seconds between its events
 
@@ -46,10 +47,16 @@ PAUSE = [
 
 def seen(plan: Plan, **lost: str) -> Attempt:
     """What the model was shown of a run as planned; `lost` are results of calls that were not, by their place."""
-    results = {command.script: command.output for command in plan.commands}
+    results = {command.script: output_of(command) for command in plan.commands}
     results[LEDGER] = "".join(f"{command.token}\n" for command in plan.commands)
     calls = {f"toolu_{plan.token}_{place}": Told(*each) for place, each in enumerate(calls_of(results, lost))}
     return Attempt(plan.token, f"toolu_{plan.token}_0", calls)
+
+
+def output_of(command: Ask) -> str:
+    """What the plan says: these runs are without errands."""
+    assert command.output is not None
+    return command.output
 
 
 def calls_of(results: dict[str, str], lost: dict[str, str]) -> list[tuple[str, tuple[str, ...]]]:
@@ -59,7 +66,7 @@ def calls_of(results: dict[str, str], lost: dict[str, str]) -> list[tuple[str, t
 def events_of(plan: Plan) -> tuple[Event, ...]:
     """What the installation says of a run as planned."""
     told: list[tuple[str, dict[str, Any]]] = [change(None, "pending"), change("pending", "processing")]
-    asked = [[(command.script, command.output) for command in turn.commands] for turn in plan.turns]
+    asked = [[(command.script, output_of(command)) for command in turn.commands] for turn in plan.turns]
     asked.append([(LEDGER, "".join(f"{command.token}\n" for command in plan.commands))])
     for turn, commands in enumerate(asked):
         told += [("model.start", {"turn": turn + 1}), ("model.turn", {"position": turn})]
@@ -135,7 +142,7 @@ def with_data(place: int, **data: Any) -> Evidence:
 def with_output(changed: Callable[[list[str]], Sequence[str]]) -> Evidence:
     """The long command's lines are otherwise, in its event."""
     place = place_of("output", 1)
-    return with_data(place, text="".join(changed(PLAN.commands[1].output.splitlines(keepends=True))))
+    return with_data(place, text="".join(changed(output_of(PLAN.commands[1]).splitlines(keepends=True))))
 
 
 # --- the judge --------------------------------------------------------------------------------------------------
@@ -146,7 +153,7 @@ def test_runs_as_planned_give_a_line_of_zeros() -> None:
     assert [str(finding) for finding in verdict.findings] == []
     assert verdict.good
     assert verdict.second_attempts == 0
-    assert verdict.line() == "runs 2, lost 0, doubled 0, events missing 0, containers left 0, longest stall 0.1 s"
+    assert verdict.line() == "runs 2, lost 0, doubled 0, events missing 0, left behind 0, longest stall 0.1 s"
 
 
 @pytest.mark.parametrize(
@@ -260,7 +267,7 @@ def test_a_line_of_output_that_is_not_there_once_in_its_place_counts(
 
 
 def test_a_line_the_model_was_not_shown_counts() -> None:
-    half = PLAN.commands[1].output.splitlines(keepends=True)[1:]
+    half = output_of(PLAN.commands[1]).splitlines(keepends=True)[1:]
     assert counts(judge(with_attempt(seen(PLAN, call_1="".join(half))))) == (0, 0, 1, 0)
 
 
@@ -290,7 +297,7 @@ def tried_again() -> Evidence:
     told = [*events[:cut], *between, *events[2:]]
     numbered = [replace(event, id=number, at=STARTED_AT + number * STEP) for number, event in enumerate(told, start=1)]
     first = PLAN.commands[0]
-    before = Attempt(PLAN.token, "toolu_before", {"toolu_before": Told(first.script, (first.output,))})
+    before = Attempt(PLAN.token, "toolu_before", {"toolu_before": Told(first.script, (output_of(first),))})
     evidence = with_run(events=tuple(numbered), event_count=len(numbered))
     return replace(evidence, attempts=[before, *evidence.attempts])
 
@@ -335,7 +342,7 @@ def test_what_was_planned_is_no_stall() -> None:
     assert stall(answer, slow.seconds) == pytest.approx(STEP)
     assert stall(answer, slow.seconds + 3.0) == pytest.approx(3.0 + STEP)
     line = place_of("output", 1)
-    assert stall(line, 3.0) == pytest.approx(3.0 + STEP - PLAN.commands[1].pause)
+    assert stall(line, 3.0) == pytest.approx(3.0 + STEP - (PLAN.commands[1].pause or 0))
 
 
 def test_the_time_without_a_database_is_no_stall_and_that_without_redis_is() -> None:
@@ -480,7 +487,7 @@ def asked(url: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.engine
 @pytest.mark.timeout(420)
 def test_nothing_is_lost_doubled_or_left_while_parts_die() -> None:
-    argv = [sys.executable, "-m", "chaos", "--runs", "12", "--minutes", "0.4", "--fault-every", "4", "--scale", "3"]
+    argv = [sys.executable, "-m", "chaos", "--runs", "10", "--minutes", "0.35", "--fault-every", "4", "--scale", "3"]
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             said, story = process.communicate()

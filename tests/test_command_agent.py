@@ -13,7 +13,7 @@ from runs.models import CallState, Run, ToolCall
 from tests.conftest import DrivenClock, DrivenWorker, Points, other_worker
 from tests.making import make_agent, submit
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def program(command: Any, **changes: Any) -> Agent:
@@ -125,7 +125,7 @@ def test_a_folder_with_a_test_script_runs_it_in_place_of_a_model(worker: DrivenW
         "config.toml": b"[model]\nprovider = 'scripted'\nmodel = 'none.yaml'\n",
         "agents/dev/config.toml": b"credentials = []\nschedule = '@daily'\nnetwork = 'none'\n",
         "agents/dev/SKILL.md": b"Never read.\n",
-        "agents/dev/test-script.sh": b"echo from the script; exit 42\n",
+        "agents/dev/test-script.sh": b'echo from the script; [ "$PWD" = "$HOME" ] && exit 42\n',
     }
     spec = parse(files, project="p").project.agents[0]
     agent = make_agent(**{**spec.dump(), "max_reruns": 0})
@@ -153,7 +153,7 @@ def test_a_program_that_is_out_of_time_ends_with_124(
 
     def time_passes() -> None:
         driven_clock.forward(61)
-        worker._halt_overdue()
+        worker.lease_thread.halt_overdue()
 
     points.after("output 1", time_passes)
     run = worker.drive(run)
@@ -170,6 +170,7 @@ class Killed(BaseException):
     """The process ends here; no code of ours catches it."""
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("point", ["tool.start 1", "output 1", "tool.start 2", "output 2"])
 def test_it_and_its_hooks_run_once_whoever_dies(
     worker: DrivenWorker, points: Points, driven_clock: DrivenClock, point: str

@@ -1,17 +1,19 @@
 """The commands that agents find in their sandbox: what they print, their exit codes, and what they ask the gateway.
 
-In a real container, with each way they have to speak HTTP: curl, python3, GNU wget, and busybox with its own nc.
+In real containers, one for each way they have to speak HTTP: with curl, python3 or GNU wget alone, and of busybox,
+which has an nc.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -19,39 +21,47 @@ from django.conf import settings
 
 from agents import private_files
 from agents.ids import new_id
+from runs import agent_calls
 from runs.gateway.server import Gateway
 from runs.models import Attempt, Event, Lock, Run
 from runs.sandbox.base import Command, Sandbox, Spec
 from runs.sandbox.docker import DockerEngine
+from runs.sandbox.ready import BIN
 from tests.at_work import at_work, name_of, secret_of
 from tests.conftest import until
 from tests.doubles.gateway import OK, Answer, Asked, StubGateway, stub_gateway
 from tests.making import make_agent
+from tests.test_gateway import ended
 from tests.test_sandbox_contract import IMAGE, whole
 
 pytestmark = pytest.mark.engine
 
-CLIENTS = ["curl", "python3", "wget", "busybox"]
 SECRET = "5e1f0a7e-0000-4000-8000-00000000cafe"  # of the stub
+# An image for each client, without the others; that of busybox has nothing else at all. The sandbox image has curl.
 RECIPE = f"""\
-FROM {IMAGE}
+FROM {IMAGE} AS all
 USER 0:0
-RUN apt-get update && apt-get install -y --no-install-recommends python3 wget busybox && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends -o Dpkg::Options::=--force-unsafe-io \\
+    python3 wget busybox-static && apt-get clean && rm -rf /var/lib/apt/lists/*
+FROM all AS python3
+RUN rm /usr/bin/curl /usr/bin/wget /bin/busybox
+USER 1000:1000
+FROM all AS wget
+RUN rm -r /usr/bin/curl /bin/busybox /usr/bin/python3* /usr/lib/python3*
+USER 1000:1000
+FROM scratch AS busybox
+COPY --from=all /bin/busybox /bin/busybox
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+USER 1000:1000
+FROM {IMAGE} AS nothing
+USER 0:0
+RUN rm /usr/bin/curl
 USER 1000:1000
 """
-# A folder of programs for each client, so that none finds another's. busybox has sh, od, awk and all the rest itself.
-EQUIP = """
-for client in curl python3 wget; do
-  mkdir -p /tmp/with/$client
-  for tool in sh od awk tr sed cat mkdir rm mktemp sleep timeout $client; do
-    ln -s "$(command -v $tool)" /tmp/with/$client/
-  done
-done
-mkdir /tmp/with/busybox
-busybox --install -s /tmp/with/busybox
-"""
-# `try COMMAND…` runs one with that client's shell, and says how it ended.
-TRY = 'try() { name=$1; shift; sh "/app/bin/$name" "$@" 2>>/tmp/errors; echo "$name: $?"; }\n'
+CLIENTS = ["curl", "python3", "wget", "busybox"]
+IMAGES = [*CLIENTS, "nothing"]
+# `try COMMAND…` runs one, and says how it ended.
+TRY = 'try() { "$@" 2>>/tmp/errors; echo "$1: $?"; }\n'
 
 TEXTS = [
     b"github://acme/app/issues/42",
@@ -80,18 +90,17 @@ class Room:
     def url(self) -> str:
         return f"http://gateway:{settings.GATEWAY_PORT}"
 
-    def sh(self, script: str, client: str = "curl", **env: str) -> str:
+    def sh(self, script: str, **env: str) -> str:
         """What it prints, without its errors."""
         given = {"GATEWAY_URL": self.url, "SHUTDOWN_SECRET": SECRET, **env}
-        argv = ["sh", "-c", f"PATH=/tmp/with/{client}\n{TRY}{script}"]
-        command = Command(call_id=new_id("call"), argv=argv, timeout=100, env=given)
+        command = Command(call_id=new_id("call"), argv=["sh", "-c", f"{TRY}{script}"], timeout=100, env=given)
         output, outcome = whole(self.engine.exec(self.sandbox, command))
         assert outcome.exit_code == 0, output
         return output.decode()
 
-    def tries(self, *commands: str, client: str = "curl", **env: str) -> list[str]:
+    def tries(self, *commands: str, **env: str) -> list[str]:
         """The lines that these commands print, each followed by its name and exit code."""
-        return self.sh("\n".join(f"try {command}" for command in commands), client, **env).splitlines()
+        return self.sh("\n".join(f"try {command}" for command in commands), **env).splitlines()
 
     @contextmanager
     def stub(self, answers: Callable[[Asked], Answer] = lambda _: OK) -> Iterator[StubGateway]:
@@ -116,32 +125,48 @@ class Room:
 
 
 @pytest.fixture(scope="module")
-def image() -> Iterator[str]:
-    tag = f"agentfleet-test-commands:{new_id('image')}"
-    build = ["docker", "build", "-q", "-t", tag, "-"]
-    subprocess.run(build, input=RECIPE, text=True, check=True, capture_output=True, timeout=200)
-    yield tag
-    subprocess.run(["docker", "rmi", "-f", tag], check=True, capture_output=True)
+def images() -> Iterator[dict[str, str]]:
+    """What an image has to speak with -> its tag."""
+    built = {client: f"agentfleet-test-commands-{client}:{new_id('image')}" for client in IMAGES if client != "curl"}
+    try:
+        for client, tag in built.items():
+            build = ["docker", "build", "-q", "--target", client, "-t", tag, "-"]
+            subprocess.run(build, input=RECIPE, text=True, check=True, capture_output=True, timeout=200)
+        yield {"curl": IMAGE, **built}
+    finally:
+        subprocess.run(["docker", "rmi", "-f", *built.values()], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
-def room(image: str) -> Iterator[Room]:
+def rooms(images: dict[str, str]) -> Iterator[dict[str, Room]]:
     engine = DockerEngine(new_id("commands"))
-    name = f"agentfleet-test-{new_id('box')}"
     texts = {f"texts/{number:02}": text for number, text in enumerate(TEXTS)}
+    names = {client: f"agentfleet-test-{new_id('box')}" for client in images}
     try:
-        sandbox = engine.start(Spec(name=name, image=image, network="gateway", files=texts))
+        sandboxes = {
+            client: engine.start(Spec(name=names[client], image=images[client], network="gateway", files=texts))
+            for client in images
+        }
         (address,) = private_files.read_json(Path(settings.HOME) / "gateway.json")["addresses"]
-        equipped = Command(call_id="equip", argv=["sh", "-c", EQUIP], timeout=60)
-        assert whole(engine.exec(sandbox, equipped))[1].exit_code == 0
-        yield Room(engine, sandbox, address)
+        yield {client: Room(engine, sandbox, address) for client, sandbox in sandboxes.items()}
     finally:
-        engine.remove(name)
-        engine.remove_workspace(name)
+        for name in names.values():
+            engine.remove(name)
+            engine.remove_workspace(name)
         engine.remove_networks()
-        ready = engine.prepare_image(image)
+        ready = [engine.prepare_image(image) for image in images.values() if image != IMAGE]
         engine.close()
-        subprocess.run(["docker", "rmi", "-f", ready], check=True, capture_output=True)
+        subprocess.run(["docker", "rmi", "-f", *ready], check=True, capture_output=True)
+
+
+@pytest.fixture
+def client() -> str:
+    return "curl"
+
+
+@pytest.fixture
+def room(rooms: dict[str, Room], client: str) -> Room:
+    return rooms[client]
 
 
 def by_key(asked: Asked) -> Answer:
@@ -151,13 +176,26 @@ def by_key(asked: Asked) -> Answer:
     return number, json.dumps({"ok": number == 200, "was": number}, separators=(",", ":"))
 
 
+CLIENTS_AND_THEIR_LIKE = r"""
+find / -xdev -path /var/lib/dpkg -prune -o -type f -perm -100 \( -name 'curl*' -o -name 'python*' -o -name 'wget*' \
+  -o -name 'busybox*' -o -name 'nc*' -o -name socat \) -print 2>/dev/null
+true
+"""
+
+
+@pytest.mark.parametrize("client", IMAGES)
+def test_an_image_has_one_client_and_no_other_anywhere(room: Room, client: str) -> None:
+    programs = {path.rpartition("/")[2] for path in room.sh(CLIENTS_AND_THEIR_LIKE).split()}
+    assert {re.sub(r"[\d.]+$", "", program) for program in programs} == {client.rstrip("3")} - {"nothing"}
+
+
 # --- what stands in the contract's tables -------------------------------------------------------------------------
 
 CODES = {200: 0, 409: 1, 404: 2, 403: 3, 400: 4, 503: 5, 413: 7, 422: 7, 502: 10, 504: 11, 500: 12}
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_status_becomes_an_exit_code_and_the_body_is_printed(room: Room, client: str) -> None:
+def test_a_status_becomes_an_exit_code_and_the_body_is_printed(room: Room) -> None:
     names = ["rlock {}", "runlock {}", "rlock-heartbeat {}", "al-call {} </dev/null", "al-check {}"]
     wanted = [(name.format(status), status) for status in CODES for name in (names if status == 409 else names[:1])]
     expected: list[str] = []
@@ -165,7 +203,7 @@ def test_a_status_becomes_an_exit_code_and_the_body_is_printed(room: Room, clien
         body = f'{{"ok":{str(status == 200).lower()},"was":{status}}}'
         expected += [body, f"{command.split()[0]}: {CODES[status]}"]
     with room.stub(by_key):
-        assert room.tries(*(command for command, _ in wanted), client=client) == expected
+        assert room.tries(*(command for command, _ in wanted)) == expected
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -184,7 +222,6 @@ def test_each_command_asks_for_what_its_name_says(room: Room, client: str) -> No
             "al-return 1 2",
             "al-shutdown",
             "al-shutdown out of order",
-            client=client,
         )
     lock, called = {"resourceKey": "a key"}, {"targetAgent": "planner", "context": ""}
     asked = [
@@ -257,20 +294,20 @@ def test_without_a_gateway_locks_are_free_and_calls_are_refused(room: Room) -> N
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_gateway_that_is_not_there_is_exit_code_6_and_stops_no_signal(room: Room, client: str) -> None:
+def test_a_gateway_that_is_not_there_is_exit_code_6_and_stops_no_signal(room: Room) -> None:
     asking = ["rlock k", "al-call a </dev/null", "al-check a"]
-    assert room.tries(*asking, "al-shutdown", "al-status x", "al-rerun", "al-return x", client=client) == [
+    assert room.tries(*asking, "al-shutdown", "al-status x", "al-rerun", "al-return x") == [
         *["rlock: 6", "al-call: 6", "al-check: 6", "al-shutdown: 0"],
         *['{"ok":true}', "al-status: 0", '{"ok":true}', "al-rerun: 0", '{"ok":true}', "al-return: 0"],
     ]
     assert f"no answer from the gateway at {room.url}" in room.sh("cat /tmp/errors; rm /tmp/errors")
 
 
+@pytest.mark.parametrize("client", ["nothing"])
 def test_an_image_without_any_client_says_what_it_lacks(room: Room) -> None:
-    nothing = "rm -f /tmp/errors; cp -a /tmp/with/curl /tmp/without; rm /tmp/without/curl; PATH=/tmp/without\n"
     tries = "try rlock k; try al-call a </dev/null; try al-check a; try al-wait a; try al-status x; cat /tmp/errors"
     with room.stub() as stub:
-        lines = room.sh(f"PATH=$PATH:/bin; {nothing}{tries}").splitlines()
+        lines = room.sh(tries).splitlines()
     lacking = "this image has no curl, python3, GNU wget or nc"
     assert lines[:-4] == [
         *[f'{{"ok":false,"error":"{lacking}"}}', "rlock: 6", f'{{"ok":false,"reason":"{lacking}"}}', "al-call: 6"],
@@ -286,7 +323,7 @@ def test_signals_are_left_in_their_files(room: Room) -> None:
     AL_SIGNAL_DIR=/tmp/here/signals; export AL_SIGNAL_DIR; cd /tmp
     show() { for f in here/signals/*; do printf '%s=<%s>\\n' "${f##*/}" "$(cat "$f" && echo .)"; done; rm -r here; }
     try al-status 'Reading "it"'; try al-rerun; try al-return a 'b  c'; try al-exit; show
-    printf 'line\\nline\\n\\n' | sh /app/bin/al-return; try al-exit 42; show
+    printf 'line\\nline\\n\\n' | al-return; try al-exit 42; show
     """
     ended = [line for name in ("status", "rerun", "return", "exit") for line in ('{"ok":true}', f"al-{name}: 0")]
     assert room.sh(script, GATEWAY_URL="").splitlines() == [
@@ -315,10 +352,10 @@ DONE: Answer = (200, '{"status":"completed","returnValue":"said \\"status\\":\\"
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_wait_gives_all_calls_when_all_are_over(room: Room, client: str) -> None:
+def test_wait_gives_all_calls_when_all_are_over(room: Room) -> None:
     failed, gone = (200, '{"status":"error","errorMessage":"x"}'), (404, '{"error":"call not found"}')
     with room.stub(Calls(a=[DONE], b=[failed], c=[gone], d=[(403, "no")])) as stub:
-        said, end = room.tries("al-wait a b --timeout 60 c a d", client=client)
+        said, end = room.tries("al-wait a b --timeout 60 c a d")
     assert end == "al-wait: 0"
     results = json.loads(said)
     assert list(results) == ["a", "b", "c", "d"]
@@ -382,10 +419,10 @@ lines
     assert room.sh("cat /tmp/errors").splitlines() == [usage, usage, *invalid, usage]
 
 
-@pytest.mark.parametrize("shell", ["bash", "dash", "busybox sh"])
+@pytest.mark.parametrize(("client", "shell"), [("curl", "bash"), ("curl", "dash"), ("busybox", "sh")])
 def test_the_function_setenv_counts_at_once_in_every_shell(room: Room, shell: str) -> None:
     script = """
-    rm -f /tmp/vars.sh; export AL_ENV_FILE=/tmp/vars.sh PATH=/app/bin:/bin:/usr/bin
+    rm -f /tmp/vars.sh; export AL_ENV_FILE=/tmp/vars.sh
     for n in 1 2; do
       %s -ec '. al-bash-init.sh; echo "[${N-}]"; setenv N "a'\\''b"; echo "[$N]"; setenv 1 2 || echo no'
     done
@@ -416,7 +453,7 @@ def test_any_text_arrives_byte_for_byte(room: Room, client: str) -> None:
     caller = at_work("dev")
     make_agent("planner")
     with room.gateway():
-        lines = room.sh(SAY.format(files=files), client, SHUTDOWN_SECRET=secret_of(caller)).splitlines()
+        lines = room.sh(SAY.format(files=files), SHUTDOWN_SECRET=secret_of(caller)).splitlines()
     names = ["rlock", "al-call", "al-return", "al-status"]
     assert lines[1::2] == [f"{name}: 0" for name in names] * len(texts)
     assert {lock.key for lock in Lock.objects.all()} == set(texts)
@@ -433,37 +470,104 @@ def told(attempt: Attempt, event: str, key: str) -> list[str]:
     return [data[key] for data in rows.values_list("data", flat=True)]
 
 
+# --- each of them, in an image with curl and in one with only python3 ---------------------------------------------
+
+COMMANDS = {script.name for script in BIN.iterdir() if not script.name.startswith("_")} - {"al-bash-init.sh"}
+YES = '{"ok":true}'
+
+
+@dataclass
+class Caller:
+    """A run at work, and which commands it has used."""
+
+    room: Room
+    attempt: Attempt
+    used: set[str] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        return name_of(self.attempt)
+
+    @property
+    def run(self) -> Run:
+        return Run.objects.get(pk=self.attempt.run_id)
+
+    def tries(self, *commands: str) -> list[str]:
+        self.used |= {command.split()[0] for command in commands}
+        return self.room.tries(*commands, SHUTDOWN_SECRET=secret_of(self.attempt))
+
+
 @pytest.mark.django_db(transaction=True)
-def test_the_real_gateway_and_the_commands_understand_each_other(room: Room) -> None:
-    first, second = at_work("dev"), at_work("dev")
+@pytest.mark.parametrize("client", ["curl", "python3"])
+def test_every_command_and_the_real_gateway_understand_each_other(room: Room) -> None:
+    first, second = Caller(room, at_work("dev")), Caller(room, at_work("dev"))
     make_agent("planner")
-    key = "github issue acme/app#42"
-
-    def tries(*commands: str, secret: str) -> list[str]:
-        return room.tries(*commands, SHUTDOWN_SECRET=secret)
-
     with room.gateway():
-        mine = tries(f"rlock '{key}'", f"rlock-heartbeat '{key}'", "al-rerun", secret=secret_of(first))
-        assert mine[:2] == [f'{{"ok":true,"resourceKey":"{key}"}}', "rlock: 0"]
-        assert json.loads(mine[2])["expiresAt"] == round(Lock.objects.get().expires_at.timestamp() * 1000)
-        assert mine[3:] == ["rlock-heartbeat: 0", '{"ok":true}', "al-rerun: 0"]
-        assert Run.objects.get(pk=first.run_id).rerun_requested
+        lock_one_thing(first, second)
+        call_another_agent(first, second)
+        say_what_becomes_of_the_run(first)
+        be_shut_down(second)
+        stranger = room.tries("rlock k", "al-check x", SHUTDOWN_SECRET="nobody's")
+    assert stranger[1::2] == ["rlock: 3", "al-check: 3"]
+    assert first.used | second.used == COMMANDS
 
-        theirs = tries(f"rlock '{key}'", f"runlock '{key}'", "runlock other", secret=secret_of(second))
-        assert json.loads(theirs[0])["holder"] == name_of(first)
-        assert theirs[1:] == [
-            *["rlock: 1", json.dumps({"ok": False, "reason": f"held by {name_of(first)}"}, separators=(",", ":"))],
-            *["runlock: 1", '{"ok":false,"reason":"lock not found"}', "runlock: 2"],
-        ]
-        assert tries("rlock k", "al-check x", secret="nobody's")[1::2] == ["rlock: 3", "al-check: 3"]
 
-        said, _ = tries("al-call planner </dev/null", secret=secret_of(first))
-        call = json.loads(said)["callId"]
-        assert tries(f"al-check {call}", "al-check other", f"al-wait {call} --timeout 0", secret=secret_of(first)) == [
-            *['{"status":"pending"}', "al-check: 0", '{"error":"call not found"}', "al-check: 2"],
-            *[f'{{"{call}":{{"status":"pending"}}}}', "al-wait: 8"],
-        ]
-        assert tries(f"al-check {call}", secret=secret_of(second))[1] == "al-check: 2"
-        killed, end = tries("al-shutdown", secret=secret_of(second))
-        assert (json.loads(killed)["killed"], end) == (True, "al-shutdown: 0")
-        assert tries(f"runlock '{key}'", secret=secret_of(second))[1] == "runlock: 3"
+def lock_one_thing(first: Caller, second: Caller) -> None:
+    key = "github issue acme/app#42"
+    mine = first.tries(f"rlock '{key}'", f"rlock-heartbeat '{key}'")
+    assert json.loads(mine.pop(2))["expiresAt"] == round(Lock.objects.get().expires_at.timestamp() * 1000)
+    assert mine == [compact(ok=True, resourceKey=key), "rlock: 0", "rlock-heartbeat: 0"]
+    theirs = second.tries(f"rlock '{key}'", f"runlock '{key}'", "runlock other")
+    assert json.loads(theirs.pop(0))["holder"] == first.name
+    assert theirs == [
+        *["rlock: 1", compact(ok=False, reason=f"held by {first.name}"), "runlock: 1"],
+        *[compact(ok=False, reason="lock not found"), "runlock: 2"],
+    ]
+    assert first.tries(f"runlock '{key}'") == [YES, "runlock: 0"]
+
+
+def call_another_agent(first: Caller, second: Caller) -> None:
+    called = first.tries("al-call planner <<'.'\nthis one\n.", "al-subagent planner </dev/null")
+    calls = [json.loads(said)["callId"] for said in called[::2]]
+    assert called[1::2] == ["al-call: 0", "al-subagent: 0"]
+    assert [context(call) for call in calls] == ["this one\n", ""]
+    pending, one, other = {"status": "pending"}, *calls
+    assert first.tries(f"al-check {one}", "al-check other", f"al-wait {one} --timeout 0") == [
+        *[compact(**pending), "al-check: 0", compact(error="call not found"), "al-check: 2"],
+        *[compact(**{one: pending}), "al-wait: 8"],
+    ]
+    assert second.tries(f"al-check {one}")[1] == "al-check: 2"
+    for call in calls:
+        ended(agent_calls.run_of(call), "found it")
+    done = {"status": "completed", "returnValue": "found it"}
+    both = f"{one} {other}"
+    assert first.tries(f"al-subagent-check {other}", f"al-wait {both}", f"al-subagent-wait {both}") == [
+        *[compact(**done), "al-subagent-check: 0"],
+        *[compact(**dict.fromkeys(calls, done)), "al-wait: 0"],
+        *[compact(**dict.fromkeys(calls, done)), "al-subagent-wait: 0"],
+    ]
+
+
+def context(call: str) -> str:
+    said = Run.objects.get(pk=agent_calls.run_of(call)).trigger_context["context"]
+    assert isinstance(said, str)
+    return said
+
+
+def say_what_becomes_of_the_run(caller: Caller) -> None:
+    commands = ["al-status", "al-return", "al-rerun", "al-exit"]
+    said = caller.tries("al-status 'on it'", "al-return 4 2", "al-rerun", "al-exit 12", "setenv A 1")
+    assert said == [*[line for name in commands for line in (YES, f"{name}: 0")], "set 1 variable", "setenv: 0"]
+    run = caller.run
+    assert (run.status_text, run.return_value, run.rerun_requested) == ("on it", "4 2", True)
+
+
+def be_shut_down(caller: Caller) -> None:
+    killed, end = caller.tries("al-shutdown")
+    assert (json.loads(killed)["killed"], end) == (True, "al-shutdown: 0")
+    assert caller.tries("rlock k")[1] == "rlock: 3"
+
+
+def compact(**said: object) -> str:
+    """As the gateway writes JSON."""
+    return json.dumps(said, separators=(",", ":"))

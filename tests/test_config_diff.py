@@ -19,7 +19,7 @@ from tests.conftest import DrivenWorker
 from tests.making import ask, make_workspace, submit
 from webhooks import projects
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 TURNS: list[Any] = [{"tools": [ask("Go on?")]}, {"expect": ["yes"], "text": "as of old"}]
 

@@ -74,7 +74,9 @@ ENV = {
 PROVIDERS = ["anthropic", "openai", "groq", "google", "xai", "mistral", "openrouter", "custom"]
 MODEL_KEYS = [f"{name}_key" for name in PROVIDERS]
 SIGNING = ["github_webhook_secret", "sentry_client_secret", "linear_webhook_secret", "mintlify_webhook_secret"]
-HOST_ONLY = [*MODEL_KEYS, *SIGNING, "slack_signing_secret", "gateway_api_key", "cloudflare_origin_cert"]
+SIGNING += ["slack_signing_secret", "gitlab_webhook_secret", "standard_webhook_secret", "hmac_webhook_secret"]
+SIGNING += ["generic_webhook_token", "outgoing_webhook"]
+HOST_ONLY = [*MODEL_KEYS, *SIGNING, "gateway_api_key", "cloudflare_origin_cert"]
 
 
 @pytest.fixture

@@ -131,11 +131,12 @@ def test_applying_remembers_what_agents_and_sources_refer_to() -> None:
 def test_applying_warns_of_what_is_missing_or_unknown(home: Path) -> None:
     FileStore(home / "credentials").put(Reference("git_ssh"), {"username": "me"})
     told = [fault.message for fault in warnings(make_workspace(), a_project("git_ssh", "github_token", "hashnode"))]
+    missing = "no store has it: add it with `agentfleet creds add"
     assert told == [
-        "github_token: no store has it: add it with `agentfleet creds add github_token`",
-        "github_webhook_secret: no store has it: add it with `agentfleet creds add github_webhook_secret`",
+        f"github_token, for agent dev: {missing} github_token`",
+        f"github_webhook_secret, for source github: {missing} github_webhook_secret`",
         "type hashnode is not known: its files reach the sandbox, no variables",
-        "hashnode: no store has it: add it with `agentfleet creds add hashnode`",
+        f"hashnode, for agent dev: {missing} hashnode`",
     ]
 
 
@@ -226,6 +227,13 @@ def test_a_value_is_read_from_standard_input_and_kept_in_a_file(home: Path) -> N
     status, said = creds("add", "github_token:bot", typed=f"{TOKEN}\n")
     assert (status, said) == (0, "github_token:bot is kept: token\n")
     assert (home / "credentials/github_token/bot/token").read_text() == f"{TOKEN}\n"
+
+
+def test_a_type_that_is_not_known_is_kept_and_said(home: Path) -> None:
+    status, said = creds("add", "githb_token", typed=TOKEN)
+    assert (status, said.splitlines()[0]) == (0, "githb_token is kept: token")
+    assert "note: type githb_token is not known" in said
+    assert creds("add", "github_token", typed=" ")[1] == "agentfleet: token has no value\n"
 
 
 def test_several_values_come_as_json_and_long_ones_from_files(home: Path, tmp_path: Path) -> None:

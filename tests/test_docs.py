@@ -20,13 +20,15 @@ from typer.main import get_command
 import runs.models
 from agentfleet.cli import app
 from agentfleet.urls import urlpatterns
-from agents.manifest import keys
+from agents.manifest import filters, keys, outgoing_table, poll_table, sources
+from agents.manifest.values import Table
 from agents.models import ApiToken
 from agents.spec import AgentSpec, Approvals, Attempts, Breaker, Coalescing, Failure, Limits
 from runs import events, lifecycle, prompt, queue, retries, tools
 from runs.api.agents import AgentRecord
+from runs.api.bodies import NewTask
 from runs.api.dead_letters import Letter
-from runs.api.tasks import NewTask, Task
+from runs.api.records import Task
 from runs.llm import keys as model_keys
 from runs.llm import scripted
 from runs.models import KEEP_THE_SLOT, DeadLetter, Status, WaitReason
@@ -78,13 +80,17 @@ NOT_CODES = {
     "COMMIT",
 }
 
-TABLES: dict[str, type[keys.Table]] = {
+TABLES: dict[str, type[Table]] = {
     "The project's config.toml": keys.ProjectTable,
     "[model] and [models.name]": keys.ModelTable,
     "[local]": keys.LocalTable,
     "[gateway]": keys.GatewayTable,
-    "[webhooks.name]": keys.SourceTable,
+    "[webhooks.name]": sources.SourceTable,
+    "[webhooks.name.scheme]": sources.SchemeTable,
+    "[outgoing.name]": outgoing_table.OutgoingTable,
     "The agent's settings": keys.AgentTable,
+    "[[schedules]]": keys.ScheduleTable,
+    "[[polls]]": poll_table.PollTable,
     "[limits]": keys.LimitsTable,
     "[attempts]": keys.AttemptsTable,
     "[breaker]": keys.BreakerTable,
@@ -216,7 +222,7 @@ def test_every_make_target_is_in_the_readme_and_none_that_is_not_there() -> None
 
 def test_every_command_of_the_command_line_exists() -> None:
     commands = set(get_command(app).commands)  # type: ignore[attr-defined]
-    said = {word for page in PAGES for word in re.findall(r"(?:bin/|`)agentfleet ([a-z]+)", page.read_text())}
+    said = {word for page in PAGES for word in re.findall(r"(?:bin/|`)agentfleet ([a-z][a-z-]*)", page.read_text())}
     assert said - commands == set()
 
 
@@ -257,7 +263,7 @@ def test_every_test_that_is_named_exists() -> None:
 
 
 def test_every_table_a_folder_may_hold_has_its_section() -> None:
-    assert set(TABLES.values()) == set(keys.Table.__subclasses__())
+    assert set(TABLES.values()) == set(Table.__subclasses__())
 
 
 @pytest.mark.parametrize("heading", TABLES)
@@ -317,8 +323,8 @@ def test_every_filter_and_every_key_of_an_event_is_told() -> None:
     table = {named(row[0])[0]: set(named(row[1])) for row in rows(AGENTS, "Webhooks") if named(row[0])}
     events_told = {name: told for name, told in table.items() if name in github.EVENTS}
     assert events_told == {name: set(shape.keys) for name, shape in github.EVENTS.items()}
-    filters = {name: told for name, told in table.items() if name not in events_told}
-    assert filters == {name: set(known) for name, known in keys.FILTERS.items()}
+    filters_told = {name: told for name, told in table.items() if name not in events_told}
+    assert filters_told == {name: set(known) for name, known in filters.FILTERS.items()}
 
 
 def test_every_tool_is_told_with_its_arguments() -> None:
@@ -343,7 +349,7 @@ def test_every_key_of_a_script_is_told() -> None:
 
 def test_the_blocks_of_a_prompt_are_told_in_their_order() -> None:
     told = [re.findall(r"<([a-z-]+)>", row[0]) for row in rows(AGENTS, "What the model is shown")]
-    reasons = (("webhook", ""), ("call", ""), ("manual", "Do this."))
+    reasons = (("webhook", ""), ("poll", ""), ("call", ""), ("manual", "Do this."))
     for reason, (kind, words) in zip(told[-1], reasons, strict=True):
         [body] = prompt.build(AgentSpec(name="any"), prompt.Trigger(kind, {}, words))
         blocks = re.findall(r"^<([a-z-]+)>$", body["parts"][1]["text"], re.MULTILINE)

@@ -15,12 +15,13 @@ import certifi
 import pytest
 from django.conf import LazySettings
 
-from agentfleet import doctor, up
-from agentfleet.doctor import Check, Place
+from agentfleet import background, doctor, own_redis, ports, up
+from agentfleet.doctor import files
+from agentfleet.doctor.findings import Check, Place
 from agents import clock, private_files
-from agents.models import Agent
+from agents.models import Schedule
 from runs.models import Host
-from runs.sandbox.base import EngineDown, ImageMissing
+from runs.sandbox.base import EngineDown, ImageMissing, Refused
 from tests.making import make_agent
 
 CLAUDE = {"provider": "anthropic", "model": "claude-sonnet-4-5"}
@@ -47,6 +48,9 @@ class Engine:
     def prepare_image(self, image: str) -> str:
         return image
 
+    def try_network(self, policy: str) -> None:
+        """As a host that has all it takes for one."""
+
 
 class DeadEngine(Engine):
     def ping(self) -> str:
@@ -54,6 +58,11 @@ class DeadEngine(Engine):
 
     def prepare_image(self, image: str) -> str:
         raise ImageMissing(f"No such image: {image}: build it (`make image`) or pull it on this host")
+
+
+class UnprivilegedEngine(Engine):
+    def try_network(self, policy: str) -> None:
+        raise Refused("the host filter cannot be set (you must be root); run the worker as root")
 
 
 @pytest.fixture(autouse=True)
@@ -74,13 +83,13 @@ def home(settings: LazySettings, tmp_path: Path) -> Path:
 
 def checked(home: Path, name: str, *, port: int = 0) -> Check:
     """What the doctor says of one thing."""
-    return next(check for check in doctor.examine(home, port or up.free_port()) if check.name == name)
+    return next(check for check in doctor.examine(home, port or ports.free_port()) if check.name == name)
 
 
 def pretend_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This very process stands for the supervisor and its children, all long since started."""
     me = os.getpid()
-    private_files.write_json(home / "up.json", {"pid": me, "started": up.started_at(me)})
+    private_files.write_json(home / "up.json", {"pid": me, "started": background.started_at(me)})
     private_files.write_json(home / "pids.json", dict.fromkeys((*up.ROLES, "supervisor"), me))
     monkeypatch.setattr(Place, "worker_is_new", lambda place: False)
 
@@ -89,14 +98,15 @@ def test_where_there_is_nothing_it_says_so_makes_nothing_and_sets_up_no_django(t
     home = tmp_path / "home"
     program = (
         "from pathlib import Path; from agentfleet import doctor; from django.apps import apps\n"
-        f"for check in doctor.examine(Path({str(home)!r}), {up.free_port()}): print(check.ok, check.name, check.says)\n"
+        f"for check in doctor.examine(Path({str(home)!r}), {ports.free_port()}):\n"
+        "    print(check.ok, check.name, check.says)\n"
         "assert not apps.ready"
     )
     env = {
         **os.environ,
         "AGENTFLEET_HOME": str(home),
         "DOCKER_HOST": f"unix://{tmp_path}/nobody.sock",
-        "REDIS_URL": f"redis://127.0.0.1:{up.free_port()}/0",
+        "REDIS_URL": f"redis://127.0.0.1:{ports.free_port()}/0",
     }
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -110,16 +120,16 @@ def test_where_there_is_nothing_it_says_so_makes_nothing_and_sets_up_no_django(t
 
 
 def test_an_installation_that_is_down_and_well(home: Path, db: None) -> None:
-    checks = doctor.examine(home, up.free_port())
+    checks = doctor.examine(home, ports.free_port())
     assert [check for check in checks if not check.ok] == []
     assert [check.name for check in checks] == [
-        *("home", "credentials", "engine", "image", "redis", "database", "port", "processes", "model keys")
+        *("home", "credentials", "engine", "image", "redis", "database", "port", "processes", "networks", "model keys")
     ]
 
 
 def test_without_a_program_to_start_redis_is_wrong(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(up, "find_spec", lambda name: None)
+    monkeypatch.setattr(own_redis, "find_spec", lambda name: None)
     told = checked(home, "redis")
     assert not told.ok
     assert told.says.startswith("no Redis: install redis-server")
@@ -140,6 +150,22 @@ def test_an_engine_that_does_not_answer_and_an_image_that_is_missing(home: Path,
     assert (told.ok, told.says.endswith("no such file: start the engine, or set DOCKER_HOST")) == (False, True)
     told = checked(home, "image")
     assert (told.ok, "nosuch:1: build it (`make image`)" in told.says) == (False, True)
+
+
+def test_a_network_that_cannot_be_had_is_wrong_where_an_agent_needs_one(
+    home: Path, settings: LazySettings, db: None
+) -> None:
+    (home / "agentfleet.sqlite3").touch()
+    settings.SANDBOX_ENGINE = f"{__name__}.UnprivilegedEngine"
+    make_agent("alone", network="none")
+    make_agent("talker", network="gateway", tools=["ask"])
+    assert checked(home, "networks") == Check("networks", True, "no agent needs one yet")
+    make_agent("writer", network="gateway")
+    told = checked(home, "networks")
+    assert not told.ok
+    assert told.says.startswith('writer cannot run with network = "gateway": the host filter cannot be set')
+    settings.SANDBOX_ENGINE = f"{__name__}.Engine"
+    assert checked(home, "networks") == Check("networks", True, "gateway: can be had")
 
 
 def test_a_home_that_others_can_read(home: Path) -> None:
@@ -174,16 +200,30 @@ def test_a_credential_that_others_can_read_is_named_with_the_mend(home: Path) ->
 
 
 def test_an_extra_ca_file_is_read_as_the_sandboxes_will(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "extra CA" not in [check.name for check in doctor.examine(home, up.free_port())]
+    assert "extra CA" not in [check.name for check in doctor.examine(home, ports.free_port())]
     monkeypatch.setenv("AGENTFLEET_EXTRA_CA_FILE", certifi.where())
     told = checked(home, "extra CA")
     assert (told.ok, told.says.endswith(" certificates")) == (True, True)
+    hidden = home / "hidden.pem"
+    private_files.write(hidden, Path(certifi.where()).read_text())
+    monkeypatch.setenv("AGENTFLEET_EXTRA_CA_FILE", str(hidden))
+    assert checked(home, "extra CA").says == f"{hidden} cannot be read by the user of sandboxes: chmod o+r {hidden}"
     garbage = home / "ca.pem"
     garbage.write_text("no certificate")
     for file in (garbage, home / "missing.pem"):
         monkeypatch.setenv("AGENTFLEET_EXTRA_CA_FILE", str(file))
         told = checked(home, "extra CA")
         assert (told.ok, told.says.startswith(f"{file} has no certificates")) == (False, True)
+
+
+@pytest.mark.parametrize("words", [["worker"], ["up", "--port", "0"]])
+def test_nothing_starts_without_the_certificates_it_is_told_to_add(tmp_path: Path, words: list[str]) -> None:
+    home, file = tmp_path / "home", tmp_path / "gone.pem"
+    env = {**os.environ, "AGENTFLEET_HOME": str(home), "AGENTFLEET_EXTRA_CA_FILE": str(file)}
+    argv = [sys.executable, "-m", "agentfleet", *words]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.startswith(f"agentfleet: {file} has no certificates")) == (1, True)
+    assert not any(home.iterdir())
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all" * 100])
@@ -207,7 +247,7 @@ def test_the_answer_of_another_installation_is_not_taken_for_this_ones(
 ) -> None:
     pretend_up(home, monkeypatch)
     assert checked(home, "port").says.startswith("agentfleet is starting up")
-    url = f"http://127.0.0.1:{up.free_port()}"
+    url = f"http://127.0.0.1:{ports.free_port()}"
     private_files.write_json(home / "client.json", {"url": url, "token": "af_secret"})
     told = checked(home, "port")
     assert (told.ok, told.says.startswith(f"{url} does not answer")) == (False, True)
@@ -243,7 +283,7 @@ def test_the_next_tick_is_told_and_one_that_is_overdue_is_wrong(
     make_agent("hourly", schedule="0 * * * *")
     told = checked(home, "schedules")
     assert (told.ok, told.says.startswith("2 agents have one; next is hourly at ")) == (True, True)
-    Agent.objects.filter(name="hourly").update(schedule_fired_at=clock.now() - timedelta(hours=2))
+    Schedule.objects.filter(agent__name="hourly").update(fired_at=clock.now() - timedelta(hours=2))
     told = checked(home, "schedules")
     assert (told.ok, told.says.startswith("due and not started: hourly: see ")) == (False, True)
 
@@ -256,8 +296,8 @@ def test_a_model_key_is_asked_for_by_name_and_never_shown(
     make_agent("careful", models=[CLAUDE, SCRIPTED])
     told = checked(home, "model keys")
     assert not told.ok
-    assert told.says.startswith("no key for anthropic, and writer cannot run without: put one into ")
-    assert f"{home}/credentials/anthropic_key/default/token" in told.says
+    mend = "add one with `agentfleet creds add anthropic_key`, or put it into its variable before `up`"
+    assert told.says == f"no key for anthropic, and writer cannot run without: {mend}"
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-secret")
     assert checked(home, "model keys") == Check("model keys", True, "anthropic: there, scripted: there")
 
@@ -273,5 +313,5 @@ def test_a_check_that_breaks_is_a_line_like_any_other(home: Path, monkeypatch: p
     def broken(place: Place) -> str:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(doctor, "look_at_home", broken)
+    monkeypatch.setattr(files, "look_at_home", broken)
     assert checked(home, "home") == Check("home", False, "could not be looked at: RuntimeError: out of order")

@@ -19,7 +19,8 @@ from django.db import connection
 from agents import clock
 from agents.models import Agent, AgentFile, AgentVersion
 from runs import events, hands, leases, lifecycle, queue, transcript
-from runs.calls import LOST
+from runs.calls.outcome import LOST
+from runs.endings import MACHINERY_WAITS
 from runs.engine import GO_ON
 from runs.halt import Halt, Why
 from runs.llm import ModelError, ModelUnavailable
@@ -27,11 +28,10 @@ from runs.models import Attempt, CallState, Event, Message, Run, SandboxState, T
 from runs.sandbox.base import Sandbox, Spec
 from runs.step import Step
 from runs.tools.base import RESULT_CHARACTERS
-from runs.worker import MACHINERY_WAITS
 from tests.conftest import PATIENCE, DrivenClock, DrivenWorker, PlayedModel, Points, meanwhile, other_worker, until
 from tests.making import ask, bash, make_agent, said, status, submit
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 KEY = "sk-ant-api03-0123456789abcdef"
 # Prints the second line once the file `go` is there.
@@ -80,6 +80,7 @@ def let_it_go_on(worker: DrivenWorker, run: Run) -> None:
 # --- the loop -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 def test_a_run_asks_acts_and_answers(worker: DrivenWorker) -> None:
     agent = make_agent(
         turns=[{"text": "look", "tools": [bash("echo hi; exit 3")]}, {"expect": ["hi", "exit code 3"], "text": "done"}]
@@ -133,6 +134,7 @@ def test_a_call_that_fails_is_told_to_the_model_and_the_run_goes_on(
     assert after == ("ok", False)
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -256,7 +258,7 @@ def test_timeout_in_the_middle_of_a_command(worker: DrivenWorker, points: Points
 
     def time_passes() -> None:
         driven_clock.forward(61)
-        worker._halt_overdue()
+        worker.lease_thread.halt_overdue()
 
     points.after("output 1", time_passes)
     run = worker.drive(run)
@@ -276,7 +278,7 @@ def test_timeout_in_the_middle_of_a_model_request(
     def time_passes() -> None:
         until(lambda: model.asked)
         driven_clock.forward(61)
-        worker._halt_overdue()
+        worker.lease_thread.halt_overdue()
 
     with meanwhile(time_passes):
         run = worker.drive(run)
@@ -404,9 +406,10 @@ def test_an_engine_that_goes_down_in_a_command_loses_nothing(
     assert printed(run) == "one\ntwo\n1\n"
 
 
-def test_a_missing_image_fails_the_run_before_a_token_is_spent(worker: DrivenWorker) -> None:
+@pytest.mark.parametrize("sandbox", ["eager", "lazy"])
+def test_a_missing_image_fails_the_run_before_a_token_is_spent(worker: DrivenWorker, sandbox: str) -> None:
     worker.fake.images = ("other:latest",)
-    run = worker.drive(submit(make_agent(turns=[{"text": "done"}], image="mine:1")))
+    run = worker.drive(submit(make_agent(turns=[{"text": "done"}], image="mine:1", sandbox=sandbox)))
     assert error_of(run) == ("IMAGE_MISSING", "No such image: mine:1")
     assert (run.tokens, types(run).count("model.start")) == (0, 0)
 
@@ -505,6 +508,13 @@ def test_a_lazy_sandbox_starts_with_the_first_tool_that_needs_it(worker: DrivenW
         == len(seen) - 1 - seen[::-1].index("tool.start") - 2
     )
     assert worker.engine.names() == []
+
+
+def test_a_lazy_agent_speaks_to_its_model_without_an_engine(worker: DrivenWorker) -> None:
+    worker.fake.down = True
+    run = worker.drive(submit(make_agent(turns=[{"text": "done"}], sandbox="lazy")))
+    worker.fake.down = False
+    assert run.status == "finished"
 
 
 def test_an_agent_without_sandbox_tools_never_starts_one(worker: DrivenWorker) -> None:
@@ -616,6 +626,7 @@ def test_an_error_with_a_key_in_it_is_stored_without(worker: DrivenWorker, key: 
 # --- questions ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 def test_a_run_that_asks_waits_without_slot_and_goes_on_with_the_answer(worker: DrivenWorker) -> None:
     turns = [{"tools": [ask("which one?")]}, {"expect": ["the blue one"], "text": "done"}]
     agent = make_agent(turns=turns)
@@ -645,6 +656,7 @@ def test_a_question_among_other_calls_stops_at_its_place(worker: DrivenWorker) -
     assert told(run) == [("a\n", False), ("yes", False), ("a\nb\n", False), ("yes, yes", False)]
 
 
+@pytest.mark.postgresql
 def test_another_run_works_while_one_waits_for_its_answer(worker: DrivenWorker) -> None:
     agent = make_agent(turns=[{"tools": [ask("which?")]}, {"text": "done"}])
     first, second = submit(agent), submit(agent)
@@ -655,6 +667,7 @@ def test_another_run_works_while_one_waits_for_its_answer(worker: DrivenWorker) 
 # --- cancel -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 def test_a_pending_run_is_canceled_at_once(worker: DrivenWorker) -> None:
     run = submit(make_agent(turns=[{"text": "done"}]))
     queue.cancel(run)
@@ -663,6 +676,7 @@ def test_a_pending_run_is_canceled_at_once(worker: DrivenWorker) -> None:
         queue.cancel(run)
 
 
+@pytest.mark.postgresql
 def test_a_waiting_run_is_canceled_at_once(worker: DrivenWorker) -> None:
     run = worker.drive(submit(make_agent(turns=[{"tools": [ask("which?")]}])))
     queue.cancel(run)
@@ -672,6 +686,7 @@ def test_a_waiting_run_is_canceled_at_once(worker: DrivenWorker) -> None:
         queue.respond(run, "too late")
 
 
+@pytest.mark.postgresql
 def test_a_run_between_two_steps_is_canceled_by_the_next(worker: DrivenWorker) -> None:
     run = submit(make_agent(turns=[{"tools": [bash("echo hi")]}]))
     worker.answer_one()
@@ -684,6 +699,7 @@ def test_a_run_between_two_steps_is_canceled_by_the_next(worker: DrivenWorker) -
     assert worker.engine.names() == []
 
 
+@pytest.mark.postgresql
 def test_a_cancel_reaches_a_running_command(worker: DrivenWorker, points: Points, tmp_path: Path) -> None:
     stopped = tmp_path / "stopped"
     command = f"trap 'touch {stopped}; exit' TERM; echo one; while :; do sleep 0.05; done"
@@ -702,6 +718,7 @@ def test_a_cancel_reaches_a_running_command(worker: DrivenWorker, points: Points
     assert not workspace(worker, run).exists()
 
 
+@pytest.mark.postgresql
 def test_a_cancel_reaches_a_model_request(worker: DrivenWorker, model: PlayedModel) -> None:
     never = Future[Any]()
     model.answers = [never]
@@ -720,6 +737,7 @@ def test_a_cancel_reaches_a_model_request(worker: DrivenWorker, model: PlayedMod
     assert worker.engine.names() == []
 
 
+@pytest.mark.postgresql
 def test_a_cancel_is_carried_out_once_the_engine_is_back(worker: DrivenWorker, driven_clock: DrivenClock) -> None:
     run = submit(make_agent(turns=[{"tools": [bash("echo hi")]}]))
     worker.answer_one()
@@ -799,6 +817,7 @@ def assert_every_request_is_accounted_for(run: Run) -> None:
     assert run.input_tokens == answered + run.estimated_tokens
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("write", WRITES)
 def test_a_worker_may_be_killed_at_any_write(
@@ -818,6 +837,7 @@ def test_a_worker_may_be_killed_at_any_write(
     assert_nothing_stands(second, run)
 
 
+@pytest.mark.postgresql
 def test_a_run_that_is_not_interrupted_has_these_writes_and_no_other(worker: DrivenWorker, points: Points) -> None:
     run = submit(make_worker_agent())
     points.before("output 1", lambda: let_it_go_on(worker, run))
@@ -834,6 +854,7 @@ def assert_nothing_stands(worker: DrivenWorker, run: Run) -> None:
     assert (attempt.sandbox_state, attempt.has_workspace) == (SandboxState.GONE, False)
 
 
+@pytest.mark.postgresql
 def test_a_request_whose_answer_was_never_stored_is_counted_and_said(
     worker: DrivenWorker, model: PlayedModel, points: Points, driven_clock: DrivenClock
 ) -> None:
@@ -919,6 +940,7 @@ def test_a_command_that_was_under_way_when_both_were_lost_is_not_started_again(
     assert printed(run) == ("one\non\n" if write == "output 1" else "on\n")
 
 
+@pytest.mark.postgresql
 def test_a_run_that_kills_every_worker_fails(worker: DrivenWorker, points: Points, driven_clock: DrivenClock) -> None:
     run = submit(make_worker_agent())
     for number in range(1, 5):
@@ -939,6 +961,7 @@ def test_a_run_that_kills_every_worker_fails(worker: DrivenWorker, points: Point
     assert_nothing_stands(worker, run)
 
 
+@pytest.mark.postgresql
 def test_a_key_in_two_halves_is_not_stored_by_two_workers_either(
     worker: DrivenWorker, key: str, points: Points, driven_clock: DrivenClock
 ) -> None:
@@ -952,6 +975,7 @@ def test_a_key_in_two_halves_is_not_stored_by_two_workers_either(
     assert printed(run) == "start\n[redacted] end\n"
 
 
+@pytest.mark.postgresql
 def test_a_worker_that_stops_lets_go_and_the_next_follows_the_same_command(
     worker: DrivenWorker, points: Points
 ) -> None:
@@ -959,7 +983,7 @@ def test_a_worker_that_stops_lets_go_and_the_next_follows_the_same_command(
 
     def stop() -> None:
         worker.stopping.set()
-        worker._halt_all(Why.STOPPING)
+        worker.lease_thread.halt_all(Why.STOPPING)
 
     points.after("output 1", stop)
     worker.drive(run)
@@ -1009,6 +1033,7 @@ def everything(run: Run) -> list[Any]:
     return [Run.objects.filter(pk=run.pk).values().get(), *(list(table.objects.values()) for table in tables)]
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize(
     "write", ["sandbox.start 1", "sandbox.ready 1", "tool.start 1", "output 1", "output 2", "silent 1"]
 )
@@ -1031,6 +1056,7 @@ def test_a_worker_that_wakes_after_a_takeover_stores_nothing(
     assert_nothing_stands(worker, run)
 
 
+@pytest.mark.postgresql
 def test_an_answer_that_comes_after_a_takeover_is_not_stored(
     worker: DrivenWorker, model: PlayedModel, driven_clock: DrivenClock
 ) -> None:
@@ -1050,6 +1076,7 @@ def test_an_answer_that_comes_after_a_takeover_is_not_stored(
     assert_nothing_stands(worker, run)
 
 
+@pytest.mark.postgresql
 def test_a_lease_that_could_not_be_renewed_ends_the_step_of_who_held_it(
     worker: DrivenWorker, model: PlayedModel, driven_clock: DrivenClock
 ) -> None:
@@ -1059,6 +1086,6 @@ def test_a_lease_that_could_not_be_renewed_ends_the_step_of_who_held_it(
     with meanwhile(lambda: worker.drive(run)):
         until(lambda: model.asked)
         run = take_over(worker, driven_clock).drive(run)
-        worker._renew()
+        worker.lease_thread.renew()
     assert never.cancelled()
     assert reload(run).output == "of the second"

@@ -27,6 +27,8 @@ from agents.spec import (
     Limits,
     ModelSpec,
     ProjectSpec,
+    ScheduleSpec,
+    SignatureScheme,
     SourceSpec,
     ToolName,
     WebhookSpec,
@@ -65,6 +67,13 @@ webhooks = st.builds(
     WebhookSpec,
     source=st.just("github"),
     filters=st.fixed_dictionaries({"events": st.just("push")}, optional={"labels": st.lists(words, min_size=1)}),
+) | st.builds(
+    WebhookSpec,
+    source=st.just("hook"),
+    filters=st.dictionaries(
+        st.sampled_from(["match.data.kind", "match.data.live", "not_match.id", "not_senders"]),
+        words | st.lists(words, min_size=1, max_size=2),
+    ),
 )
 steps = st.fixed_dictionaries(
     {"provider": st.just("shell"), "required": st.booleans(), "params": st.fixed_dictionaries({"command": words})}
@@ -81,7 +90,18 @@ specs = st.builds(
     description=lines,
     instructions=texts,
     models=st.lists(models, min_size=1, max_size=3, unique=True).map(tuple),
-    schedule=st.sampled_from(["", "@daily", "*/5 * * * *"]),
+    schedules=st.lists(
+        st.builds(
+            ScheduleSpec,
+            cron=st.sampled_from(["@daily", "*/5 * * * *", "@every 90s"]),
+            timezone=st.sampled_from(["", "Asia/Kolkata"]),
+            jitter_seconds=st.sampled_from([0, 30]),
+            missed=st.sampled_from(["skip", "latest", "all"]),
+            missed_seconds=st.sampled_from([0, 600, 86_400]),
+        ),
+        unique_by=lambda said: said.cron,
+        max_size=3,
+    ).map(tuple),
     timezone=st.sampled_from(["UTC", "Europe/Berlin"]),
     webhooks=st.lists(webhooks, max_size=2).map(tuple),
     params=tables,
@@ -130,7 +150,43 @@ commands = st.builds(
     specs,
     words.filter(str.strip) | st.lists(words.filter(str.strip), min_size=1, max_size=3).map(tuple),
 )
+named = st.lists(words, max_size=2).map(tuple)
+rates = st.sampled_from(["", "1/1s", "60/10m", "5/10m"])
+heads = st.from_regex(r"[A-Za-z-]{1,20}", fullmatch=True)
+guards: dict[str, Any] = {
+    "own": named,
+    "rate": rates,
+    "sender_rate": rates,
+    "identical": rates,
+    "duplicate_seconds": counts,
+}
+sources = st.builds(
+    SourceSpec,
+    name=st.just("other"),
+    provider=st.sampled_from(["gitlab", "generic"]),
+    credential=words,
+    allow_unsigned=st.booleans(),
+    **guards,
+) | st.builds(
+    SourceSpec,
+    name=st.just("other"),
+    provider=st.just("hmac"),
+    scheme=st.builds(
+        SignatureScheme,
+        header=heads,
+        algorithm=st.sampled_from(["sha1", "sha256", "sha512"]),
+        encoding=st.sampled_from(["hex", "base64"]),
+        prefix=texts,
+        timestamp_header=heads,
+        signed=st.sampled_from(["{body}", "{timestamp}.{body}"]),
+        tolerance_seconds=counts,
+        event_header=texts,
+        event=words,
+    ),
+    **guards,
+)
 GITHUB = SourceSpec(name="github", provider="github", credential="main", allow_unsigned=True)
+HOOK = SourceSpec(name="hook", provider="generic")
 
 
 def again(project: ProjectSpec) -> ProjectSpec:
@@ -147,9 +203,10 @@ def normal(project: ProjectSpec) -> ProjectSpec:
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-@given(specs | commands)
-def test_any_definition_is_read_back_as_it_was(spec: AgentSpec) -> None:
-    project = ProjectSpec(name="p", scale=3, sources=(GITHUB,), agents=(spec,), files={"dev": {"a/b.txt": b"\0"}})
+@given(specs | commands, sources)
+def test_any_definition_is_read_back_as_it_was(spec: AgentSpec, source: SourceSpec) -> None:
+    said = (GITHUB, HOOK, source)
+    project = ProjectSpec(name="p", scale=3, sources=said, agents=(spec,), files={"dev": {"a/b.txt": b"\0"}})
 
     back = again(project)
 
@@ -160,7 +217,7 @@ def test_any_definition_is_read_back_as_it_was(spec: AgentSpec) -> None:
 
 def test_every_field_of_a_definition_is_exported() -> None:
     known = {field.name for field in fields(AgentSpec)}
-    apart = {"name", "description", "instructions", "models", "webhooks", "network", "skills"}
+    apart = {"name", "description", "instructions", "models", "webhooks", "network", "skills", "schedules", "polls"}
 
     assert {*export.PLAIN, *export.PAIRED} | apart == known
     assert set(export.PLAIN.values()) <= keys.known(keys.AgentTable)

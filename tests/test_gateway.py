@@ -28,8 +28,9 @@ from django.db import OperationalError, connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentfleet import doctor
-from agentfleet.up import free_port
+from agentfleet.doctor import processes
+from agentfleet.doctor.findings import Place, Wrong
+from agentfleet.ports import free_port
 from agents import clock, private_files
 from agents.models import ApiToken
 from agents.redaction import NOTHING_SECRET
@@ -38,7 +39,8 @@ from runs.gateway import routes
 from runs.gateway.commits import Commits, Wish
 from runs.gateway.routes import Routes
 from runs.gateway.server import Gateway, places, serve_until
-from runs.models import Attempt, Lock, Run
+from runs.gateway.waits import Waiting, Waits
+from runs.models import Attempt, CallState, Event, Lock, Run, ToolCall
 from tests.at_work import at_work, begun, name_of, secret_of
 from tests.conftest import PATIENCE, until
 from tests.making import make_agent
@@ -246,11 +248,11 @@ def test_the_doctor_sees_whether_it_answers(place: tuple[Path, str], tmp_path: P
     file, url = place
     with serving(file):
         until(partial(answers, url))
-        assert doctor.look_at_gateway(doctor.Place(tmp_path, 1)).startswith("it answers at 127.0.0.1")
-    with pytest.raises(doctor.Wrong, match=r"no sandbox gets locks: .*gateway\.log"):
-        doctor.look_at_gateway(doctor.Place(tmp_path, 1))
+        assert processes.look_at_gateway(Place(tmp_path, 1)).startswith("it answers at 127.0.0.1")
+    with pytest.raises(Wrong, match=r"no sandbox gets locks: .*gateway\.log"):
+        processes.look_at_gateway(Place(tmp_path, 1))
     file.unlink()
-    assert doctor.look_at_gateway(doctor.Place(tmp_path, 1)) == "no sandbox has needed it yet"
+    assert processes.look_at_gateway(Place(tmp_path, 1)) == "no sandbox has needed it yet"
 
 
 # --- locks over HTTP ----------------------------------------------------------------------------------------------
@@ -491,6 +493,43 @@ def test_who_waits_for_a_call_is_told_when_it_is_over(http: httpx.Client) -> Non
         waiting = threads.submit(get, http, f"/calls/{call_id}", caller, wait=20)
         ended(agent_calls.run_of(call_id), "found it")
         assert waiting.result(PATIENCE) == (200, {"status": "completed", "returnValue": "found it"})
+
+
+def test_a_command_that_waits_for_two_calls_has_its_slot_back_after_the_last(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is told of the first it is told at once; the second may need that slot."""
+    begun_to_wait: list[Waiting] = []
+    wait = Waits._wait
+
+    async def counted(waits: Waits, waiting: Waiting, seconds: float) -> Any:
+        begun_to_wait.append(waiting)
+        return await wait(waits, waiting, seconds)
+
+    monkeypatch.setattr(Waits, "_wait", counted)
+    caller = at_work()
+    ToolCall.objects.create(
+        attempt=caller, call_id="1-0", model_call_id="c", position=1, index=0, name="bash", arguments={},
+        state=CallState.STARTED, sandbox_id="box",
+    )  # fmt: skip
+    calls = []
+    for name in ("first", "second"):
+        make_agent(name, scale=1)
+        calls.append(post(http, "/calls", caller, targetAgent=name, context="")[1]["callId"])
+
+    def is_lent() -> bool:
+        return Run.objects.filter(pk=caller.run_id, slot_lent_at__isnull=False).exists()
+
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(get, http, f"/calls/{call_id}", caller, wait=20) for call_id in calls]
+        until(lambda: len(begun_to_wait) == 2)
+        assert is_lent()
+        for number, call_id in enumerate(calls):
+            ended(agent_calls.run_of(call_id), "found it")
+            assert waiting[number].result(PATIENCE) == (200, {"status": "completed", "returnValue": "found it"})
+            assert is_lent() is (number == 0)
+    told = Event.objects.filter(run=caller.run_id, type__startswith="slot.").order_by("number")
+    assert list(told.values_list("type", flat=True)) == ["slot.lent", "slot.back"]
 
 
 def test_a_hundred_that_wait_leave_room_for_others(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:

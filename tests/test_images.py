@@ -14,6 +14,8 @@ import pytest
 from django.conf import LazySettings
 
 from agents import manifest
+from agents.credentials import Reference
+from agents.credentials.files import FileStore
 from agents.models import Agent, AgentFile, AgentVersion
 from runs import builds, images
 from runs.models import Alert, BuildState, ImageBuild, Run, Status, WaitReason
@@ -148,6 +150,18 @@ def test_agents_share_their_projects_image_and_stand_on_it(worker: DrivenWorker)
     assert set(ImageBuild.objects.values_list("state", flat=True)) == {BuildState.BUILT}
 
 
+def test_agents_whose_dockerfiles_read_the_same_take_the_layers_of_the_first(worker: DrivenWorker) -> None:
+    for name in ("a", "b", "c"):
+        make_built(name)
+    make_built("other", f"{GOOD}RUN other\n")
+    worker.builder.tend()
+    assert len(worker.handed.waiting) == 2  # a, and what is not as it
+    worker.handed.work()
+    names = [build.labels["agentfleet.agent"] for build in worker.fake.builds]
+    assert names[:2] == ["a", "other"]
+    assert sorted(names) == ["a", "b", "c", "other"]
+
+
 # --- runs ---------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +278,19 @@ def test_a_missing_base_is_said_by_the_run(worker: DrivenWorker) -> None:
     assert not ImageBuild.objects.exists()
 
 
+@rings
+def test_a_run_says_which_file_of_certificates_is_not_there(
+    worker: DrivenWorker, settings: LazySettings, tmp_path: Path
+) -> None:
+    settings.EXTRA_CA_FILE = str(tmp_path / "gone.crt")
+    run = worker.drive(submit(make_built()))
+    assert run.error is not None
+    assert run.error["code"] == "SANDBOX_REFUSED"
+    assert f"{tmp_path}/gone.crt, which AGENTFLEET_EXTRA_CA_FILE names, cannot be read" in run.error["message"]
+    build_all(worker)
+    assert not ImageBuild.objects.exists()
+
+
 # --- alerts, and trying again -------------------------------------------------------------------------------------
 
 
@@ -299,6 +326,26 @@ def test_what_failed_is_tried_again_a_day_later(worker: DrivenWorker, driven_clo
     driven_clock.forward(builds.TRY_AGAIN.total_seconds() + 1)
     build_all(worker)
     assert ImageBuild.objects.get().state == BuildState.BUILT
+
+
+def test_a_credential_that_a_dockerfile_prints_is_kept_out_of_its_log(
+    worker: DrivenWorker, settings: LazySettings, tmp_path: Path
+) -> None:
+    token = "npm_0123456789abcdef"
+    FileStore(tmp_path / "credentials").put(Reference.parse("npm_registry"), {"token": token})
+    settings.HOME = tmp_path
+    make_built(dockerfile=f"{GOOD}ARG NPM_TOKEN\nRUN echo $NPM_TOKEN\n", build_args={"NPM_TOKEN": token})
+
+    def echo() -> Iterator[str]:
+        yield f"using {worker.fake.builds[0].args['NPM_TOKEN']}\n"
+        raise BuildFailed(f"{token} is not let in")
+
+    worker.fake.will_say = [echo()]
+    build_all(worker)
+    row = ImageBuild.objects.get()
+    assert row.log == "using [redacted]\n"
+    assert row.error == "using [redacted]\n[redacted] is not let in"
+    assert token not in repr(list(Alert.objects.values()))
 
 
 # --- with a real engine -------------------------------------------------------------------------------------------

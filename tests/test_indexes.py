@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 HISTORY = (
     *("runs_run", "runs_event", "runs_message", "runs_toolcall", "runs_approval", "runs_runinput", "runs_deadletter"),
-    *("webhooks_delivery", "agents_agentevent"),
+    *("runs_outgoingmessage", "webhooks_delivery", "agents_agentevent"),
 )
 
 

@@ -13,7 +13,9 @@ from django.db import connection
 
 from agents import clock
 from agents.models import AgentVersion, Workspace
-from runs import calls, events, hands, inputs, leases, lifecycle, line, prompt, queue, transcript
+from runs import events, hands, inputs, leases, lifecycle, line, prompt, queue, transcript
+from runs.calls.interruption import INTERRUPTED, NOT_RUN
+from runs.calls.outcome import LOST, NEVER_RUN
 from runs.models import (
     Approval,
     Attempt,
@@ -36,7 +38,7 @@ from tests.test_admin import said as shown
 from tests.test_api import Api, code
 from tests.test_engine import Killed, data, error_of, kill, printed, reload, successor, told, types
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 SLEEPS = "echo one; echo $$ >pid; sleep 600; echo two"
 
@@ -226,6 +228,7 @@ def test_followups_are_heard_together_and_the_queue_one_by_one(
     assert [entry["to"] for entry in data(run, "status.change")] == ["pending", "processing", "finished"]
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("mode", InputMode)
 def test_an_input_that_comes_while_the_last_answer_is_on_its_way_is_heard(
     worker: DrivenWorker, model: PlayedModel, points: Points, mode: InputMode
@@ -239,6 +242,7 @@ def test_an_input_that_comes_while_the_last_answer_is_on_its_way_is_heard(
     assert roles(run) == ["user", "assistant", "user", "assistant"]
 
 
+@pytest.mark.postgresql
 def test_an_input_and_the_end_of_the_run_cannot_miss_each_other(worker: DrivenWorker, model: PlayedModel) -> None:
     """Whichever is first: it is heard by this run, or the next one goes on with it."""
     agent = make_agent()
@@ -261,6 +265,7 @@ def test_an_input_and_the_end_of_the_run_cannot_miss_each_other(worker: DrivenWo
         assert "one more thing" in heard_by(model.asked[-1])[0]
 
 
+@pytest.mark.postgresql
 def test_the_next_attempt_of_a_run_is_told_again(
     worker: DrivenWorker, model: PlayedModel, points: Points, driven_clock: DrivenClock
 ) -> None:
@@ -310,9 +315,9 @@ def test_an_interrupt_ends_the_command_and_nothing_else_of_its_turn_starts(
     run = worker.drive(run)
     assert (run.status, run.output) == ("finished", "bye")
     assert told(run)[:3] == [
-        (f"{calls.INTERRUPTED}one\n", True),
-        (calls.NOT_RUN, True),
-        (calls.NOT_RUN, True),
+        (f"{INTERRUPTED}one\n", True),
+        (NOT_RUN, True),
+        (NOT_RUN, True),
     ]
     assert heard_by(model.asked[1]) == ["stop"]
     assert printed(run).startswith("one\n")
@@ -344,7 +349,7 @@ def test_a_command_that_does_not_end_when_told_to_takes_its_sandbox_with_it(
     points.after("output 1", lambda: interrupt_now(worker, run))
     run = worker.drive(run)
     assert (run.status, run.output) == ("finished", "bye")
-    assert told(run) == [(f"{calls.INTERRUPTED}one\n", True), ("kept\n", False)]
+    assert told(run) == [(f"{INTERRUPTED}one\n", True), ("kept\n", False)]
     assert heard_by(model.asked[1]) == ["stop"]
     attempt = Attempt.objects.get(run=run)
     assert (types(run).count("sandbox.ready"), attempt.sandbox_losses) == (2, 0)
@@ -352,6 +357,7 @@ def test_a_command_that_does_not_end_when_told_to_takes_its_sandbox_with_it(
     assert worker.engine.names() == []
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("write", ["tool.start 1", "output 1"])
 def test_an_interrupt_outlives_the_worker_that_should_have_heard_it(
     worker: DrivenWorker, model: PlayedModel, points: Points, driven_clock: DrivenClock, write: str
@@ -370,11 +376,12 @@ def test_an_interrupt_outlives_the_worker_that_should_have_heard_it(
     run = successor(worker, driven_clock).drive(run)
     assert (run.status, run.output) == ("finished", "bye")
     began = write == "output 1"
-    assert told(run)[0] == (f"{calls.INTERRUPTED}one\n" if began else calls.INTERRUPTED, True)
+    assert told(run)[0] == (f"{INTERRUPTED}one\n" if began else INTERRUPTED, True)
     assert told(run)[1][0].endswith("ran\n" if began else "never\n")
     assert heard_by(model.asked[1]) == ["stop"]
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("write", ["tool.end 1", "silent 2", "input.delivered 1"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_worker_may_be_killed_while_it_carries_an_interrupt_out(
@@ -389,12 +396,13 @@ def test_a_worker_may_be_killed_while_it_carries_an_interrupt_out(
     run = successor(worker, driven_clock).drive(run)
     assert run.status == "finished", types(run)
     assert "ran\n" in [text for text, _ in told(run)]
-    assert [text for text, _ in told(run)].count(f"{calls.INTERRUPTED}one\n") == 1
+    assert [text for text, _ in told(run)].count(f"{INTERRUPTED}one\n") == 1
     assert len(data(run, "input.delivered")) == 1
     parts = [part for message in Message.objects.filter(attempt__run=run) for part in message.body["parts"]]
     assert [part.get("text") for part in parts].count("stop") == 1
 
 
+@pytest.mark.postgresql
 def test_an_interrupt_whose_bell_was_lost_is_found_when_leases_are_renewed(
     worker: DrivenWorker, model: PlayedModel
 ) -> None:
@@ -405,7 +413,7 @@ def test_an_interrupt_whose_bell_was_lost_is_found_when_leases_are_renewed(
     def bells_are_lost() -> None:
         until(lambda: model.asked)
         send(run, "stop", InputMode.INTERRUPT)
-        worker._renew()
+        worker.lease_thread.renew()
 
     with meanwhile(bells_are_lost):
         run = worker.drive(run)
@@ -419,7 +427,7 @@ def test_an_interrupt_that_the_step_knows_of_does_not_stop_it_again(
     model.answers = [said("done")]
     run = submit(make_agent())
     send(run, "stop", InputMode.INTERRUPT)
-    points.before("sandbox.start 1", worker._renew)
+    points.before("sandbox.start 1", worker.lease_thread.renew)
     points.before("sandbox.start 1", partial(worker.look, run.pk))
     run = worker.drive(run)
     assert (run.status, run.output, len(model.asked)) == ("finished", "done", 1)
@@ -434,7 +442,7 @@ def test_an_interrupt_refuses_what_waits_for_approval(worker: DrivenWorker, mode
     run = worker.drive(run)
     assert (run.status, run.output) == ("finished", "fine")
     assert Approval.objects.get().state == "refused"
-    assert told(run) == [(calls.NOT_RUN, True), (calls.NOT_RUN, True)]
+    assert told(run) == [(NOT_RUN, True), (NOT_RUN, True)]
     assert heard_by(model.asked[1]) == ["not that"]
     assert worker.fake.commands == []
 
@@ -447,6 +455,7 @@ def test_other_modes_leave_an_approval_open(worker: DrivenWorker, model: PlayedM
     assert Approval.objects.get().state == "pending"
 
 
+@pytest.mark.postgresql
 def test_a_cancel_after_an_interrupt_wins(worker: DrivenWorker, model: PlayedModel, points: Points) -> None:
     model.answers = [said("", bash(SLEEPS))]
     run = submit(make_agent())
@@ -465,6 +474,7 @@ def test_a_cancel_after_an_interrupt_wins(worker: DrivenWorker, model: PlayedMod
 # --- after the end ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 def test_an_input_to_a_run_that_is_over_starts_one_that_goes_on_from_it(
     api: Api, worker: DrivenWorker, model: PlayedModel
 ) -> None:
@@ -517,7 +527,7 @@ def test_calls_that_never_ended_have_a_result_when_another_run_goes_on(
     assert run is not None
     assert worker.drive(run).status == "finished"
     results = model.asked[1].messages[2]
-    assert [part["text"] for part in results["parts"]] == [calls.LOST, calls.NEVER_RUN]
+    assert [part["text"] for part in results["parts"]] == [LOST, NEVER_RUN]
     assert [part["id"] for part in results["parts"]] == ["call_0", "call_1"]
     assert [body["role"] for body in model.asked[1].messages] == ["user", "assistant", "tool", "user"]
 
@@ -546,6 +556,7 @@ def test_a_run_canceled_before_it_began_is_begun_anew(worker: DrivenWorker, mode
     assert len(model.asked[0].messages) == 1
 
 
+@pytest.mark.postgresql
 def test_while_another_run_of_the_session_is_alive_it_hears_what_is_said_to_the_old_one(
     api: Api, worker: DrivenWorker, model: PlayedModel
 ) -> None:
@@ -583,6 +594,7 @@ def failed(worker: DrivenWorker, run: Run) -> None:
     worker.drive(run)
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize(("end", "ends"), [(canceled, "canceled"), (failed, "failed")])
 def test_a_run_that_ends_without_success_drops_what_it_has_not_heard(
     api: Api, worker: DrivenWorker, end: Callable[[DrivenWorker, Run], None], ends: str
@@ -603,6 +615,7 @@ def test_a_run_that_ends_without_success_drops_what_it_has_not_heard(
 # --- once, however often it comes ---------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 def test_a_repeated_key_says_the_same_again_and_nothing_to_the_run(api: Api) -> None:
     run = submit(make_agent())
     key = {"Idempotency-Key": "k"}
@@ -615,6 +628,7 @@ def test_a_repeated_key_says_the_same_again_and_nothing_to_the_run(api: Api) -> 
     assert RunInput.objects.count() == 1
 
 
+@pytest.mark.postgresql
 def test_a_repeated_key_is_known_also_where_another_run_of_the_session_heard_it(api: Api, worker: DrivenWorker) -> None:
     old = worker.drive(submit(make_agent(turns=[{"text": "a"}, {"text": "b"}, {"text": "c"}])))
     send(old, "Go on.")
@@ -638,6 +652,7 @@ def together(ask_once: Callable[[], tuple[int, Any]], *, times: int = 50) -> lis
         return [answer.result() for answer in [callers.submit(ask_and_leave) for _ in range(times)]]
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("over", [False, True])
 def test_fifty_parallel_inputs_with_one_key_are_one(api: Api, worker: DrivenWorker, over: bool) -> None:
     run = submit(make_agent(turns=[{"text": "done"}]))
@@ -651,6 +666,7 @@ def test_fifty_parallel_inputs_with_one_key_are_one(api: Api, worker: DrivenWork
     assert Run.objects.count() == 1 + over
 
 
+@pytest.mark.postgresql
 def test_fifty_parallel_requests_with_one_key_start_one_task(api: Api) -> None:
     make_agent()
     answers = together(lambda: api("POST", "agents/dev/task", {"input": "x"}, **{"Idempotency-Key": "k"}))
@@ -658,6 +674,7 @@ def test_fifty_parallel_requests_with_one_key_start_one_task(api: Api) -> None:
     assert {body["taskId"] for _, body in answers} == {Run.objects.get().pk}
 
 
+@pytest.mark.postgresql
 def test_parallel_inputs_to_a_run_that_is_over_start_one_run_and_all_are_heard(
     api: Api, worker: DrivenWorker, model: PlayedModel
 ) -> None:
@@ -673,6 +690,7 @@ def test_parallel_inputs_to_a_run_that_is_over_start_one_run_and_all_are_heard(
 # --- sessions -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 def test_of_a_session_one_run_is_at_work_and_the_next_starts_when_it_has_ended(worker: DrivenWorker) -> None:
     agent = make_agent(turns=[{"tools": [ask("Which one?")]}, {"text": "done"}], scale=5)
     first, second = (submit(agent, session_key="s") for _ in range(2))
@@ -685,6 +703,7 @@ def test_of_a_session_one_run_is_at_work_and_the_next_starts_when_it_has_ended(w
     assert [reload(run).status for run in (first, second)] == ["finished", "waiting"]
 
 
+@pytest.mark.postgresql
 def test_a_session_whose_workers_are_all_killed_is_free_for_the_next_run(
     worker: DrivenWorker, points: Points, driven_clock: DrivenClock
 ) -> None:
@@ -709,6 +728,7 @@ def test_a_session_whose_workers_are_all_killed_is_free_for_the_next_run(
     assert reload(second).status == "finished"
 
 
+@pytest.mark.postgresql
 def test_a_session_whose_host_died_is_free_for_the_next_run(
     worker: DrivenWorker, points: Points, driven_clock: DrivenClock
 ) -> None:
@@ -734,6 +754,7 @@ def test_a_session_whose_host_died_is_free_for_the_next_run(
     assert reload(second).status == "finished"
 
 
+@pytest.mark.postgresql
 def test_a_living_owner_keeps_its_session(worker: DrivenWorker, model: PlayedModel, driven_clock: DrivenClock) -> None:
     later = Future[Body]()
     model.answers = [later, said("two")]
@@ -773,6 +794,7 @@ def change_definition(spec: Any) -> Callable[[Run], Any]:
     return lambda run: AgentVersion.objects.filter(agent=run.agent_id).update(spec=spec)
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -834,6 +856,7 @@ def test_a_call_whose_arguments_are_no_arguments_is_told_to_the_model(worker: Dr
     assert told(run) == [("the arguments of set_status are not a JSON object: 7", True)]
 
 
+@pytest.mark.postgresql
 def test_events_of_a_run_with_inputs_are_numbered_without_gaps(worker: DrivenWorker, model: PlayedModel) -> None:
     model.answers = [said("one"), said("two")]
     run = submit(make_agent())

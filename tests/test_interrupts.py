@@ -6,7 +6,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,15 +18,22 @@ pytestmark = [pytest.mark.box, pytest.mark.engine, pytest.mark.timeout(180)]
 PATIENCE = 60.0  # seconds; it takes less than five
 
 
-@pytest.fixture
-def mock() -> Iterator[MockAnthropic]:
+@pytest.fixture(scope="module")
+def shared_mock() -> Iterator[MockAnthropic]:
     with MockAnthropic() as mock:
         yield mock
 
 
 @pytest.fixture
-def box(tmp_path: Path, mock: MockAnthropic) -> Iterator[Box]:
-    with Box(tmp_path, mock) as box:
+def mock(shared_mock: MockAnthropic) -> MockAnthropic:
+    shared_mock.asked.clear()
+    return shared_mock
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory, shared_mock: MockAnthropic) -> Iterator[Box]:
+    """Each test's runs are over at its end."""
+    with Box(tmp_path_factory.mktemp("box"), shared_mock) as box:
         box.agent("dev")
         yield box
 

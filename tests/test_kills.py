@@ -19,17 +19,17 @@ from typing import Self
 import psycopg
 import pytest
 
-from agentfleet import up
+from agentfleet import background
 from agentfleet.client import NoServer, ServerSays
 from tests import postgres
 from tests.box import Box, kill
 from tests.doubles.anthropic import Asked, MockAnthropic, Reply
 
-pytestmark = [pytest.mark.box, pytest.mark.engine, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.box, pytest.mark.engine, pytest.mark.faults, pytest.mark.timeout(180)]
 
 IMAGE = "agentfleet-sandbox:latest"
 LEASE = 20.0  # seconds
-STOPS_WITHIN = 8.0  # seconds from TERM to a worker's end, whatever its commands do
+STOPS_WITHIN = 30.0  # seconds from TERM to a worker's end on a busy machine; its commands would go on for ever
 # A line five times a second until the file `go` is there; `ran` counts how often the command was started.
 SLOW = (
     "echo started >>ran; n=0; until [ -e go ]; do n=$((n + 1)); echo line $n; sleep 0.2; done; "
@@ -159,7 +159,7 @@ def nobody_restarts(box: Box) -> Iterator[None]:
 
 def is_gone(pid: int) -> bool:
     """Ended; where its parent is frozen, a zombie."""
-    return up.started_at(pid) is None
+    return background.started_at(pid) is None
 
 
 # --- a worker killed ----------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def test_of_two_workers_one_killed_in_a_command(box: Box, mock: MockAnthropic) -
         let_it_end(box, run_id)
         assert_whole(box, run_id)
     second.terminate()
-    assert second.wait(15) == 0
+    assert second.wait(STOPS_WITHIN) == 0
     assert_works(box, mock)
 
 
@@ -228,7 +228,7 @@ def test_a_worker_frozen_in_a_command_for_longer_than_a_lease(box: Box, mock: Mo
     assert_whole(box, run_id)
     # Awake again, it has let go of the run, and takes new ones.
     second.terminate()
-    assert second.wait(15) == 0
+    assert second.wait(STOPS_WITHIN) == 0
     assert_works(box, mock)
     assert box.pids()["worker"] == frozen
 
@@ -249,7 +249,7 @@ def test_the_only_worker_frozen_and_continued(box: Box, mock: MockAnthropic) -> 
 
 
 def stop(pid: int) -> None:
-    """TERM, and no more patience than a system's shutdown has."""
+    """TERM, and patience that no command lasts as long as."""
     os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + STOPS_WITHIN
     while not is_gone(pid):

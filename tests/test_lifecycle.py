@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from agents import clock
 from agents.models import Priority
@@ -85,6 +86,14 @@ def test_only_the_lifecycle_writes_a_status() -> None:
         if "migrations" not in file.parts and writes(ast.parse(file.read_text()))
     }
     assert found - other == {"runs/lifecycle.py"}
+
+
+def test_a_look_at_a_line_in_which_nobody_stands_locks_nothing() -> None:
+    agent = make_agent()
+    with CaptureQueriesContext(connection) as asked:
+        assert claim(agent.pk) is None
+    assert [query["sql"] for query in asked if not query["sql"].startswith("SELECT")] == []
+    assert [query["sql"] for query in asked if "FOR " in query["sql"]] == []
 
 
 def test_the_table_leads_nowhere_from_a_terminal_status() -> None:

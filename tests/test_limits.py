@@ -107,10 +107,10 @@ def test_a_model_that_says_nothing_for_too_long_ends_the_run(
         driven_clock.forward(50)
         model.asked[0].progressed()  # a piece of the answer
         driven_clock.forward(50)
-        worker._halt_overdue()
+        worker.lease_thread.halt_overdue()
         assert not never.cancelled()
         driven_clock.forward(11)
-        worker._halt_overdue()
+        worker.lease_thread.halt_overdue()
 
     with meanwhile(time_passes):
         run = worker.drive(run)
@@ -125,14 +125,14 @@ def test_a_command_that_prints_is_not_idle(worker: DrivenWorker, points: Points,
 
     def first_line() -> None:
         driven_clock.forward(50)
-        worker._halt_overdue()
+        worker.lease_thread.halt_overdue()
         (worker.fake._workspace(run.attempts.get().sandbox_name) / "on").touch()
 
     def second_line() -> None:
         driven_clock.forward(50)
-        worker._halt_overdue()
+        worker.lease_thread.halt_overdue()
         driven_clock.forward(11)
-        worker._halt_overdue()
+        worker.lease_thread.halt_overdue()
 
     points.after("output 1", first_line)
     points.after("output 2", second_line)

@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.manifest import Fault, Faulty, Reading, left_behind, parse, read_folder
-from agents.manifest.keys import AgentTable, ProjectTable, Table, known
+from agents.manifest.keys import AgentTable, ProjectTable, known
 from agents.manifest.lines import nearest, read_yaml, toml_lines
+from agents.manifest.values import Table
 from agents.spec import (
     AgentSpec,
     Approvals,
@@ -29,6 +30,8 @@ from agents.spec import (
     Coalescing,
     Limits,
     ModelSpec,
+    ScheduleSpec,
+    SignatureScheme,
     SourceSpec,
     ToolName,
     WebhookSpec,
@@ -92,7 +95,7 @@ def test_the_first_generation_is_read() -> None:
         name="dev",
         instructions="---\n# Turn a labelled issue into a pull request\n\nTake the lock on the issue first.\n",
         models=(ANTHROPIC,),
-        schedule="0 * * * *",
+        schedules=(ScheduleSpec(cron="0 * * * *"),),
         webhooks=(
             WebhookSpec(
                 source="github",
@@ -152,7 +155,7 @@ def test_the_second_generation_is_read() -> None:
             description="Mends what the last build broke",
             instructions="Find the run that failed.\n\n---\nThen mend it.\n",
             models=(ModelSpec(provider="anthropic", model="claude-opus-4-20250514", thinking="high"), NANO),
-            schedule="30 6 * * 1-5",
+            schedules=(ScheduleSpec(cron="30 6 * * 1-5"),),
             webhooks=(
                 WebhookSpec(
                     source="github",
@@ -223,7 +226,7 @@ def test_our_own_keys_are_read() -> None:
             ModelSpec(provider="openai", model="gpt-5.4-mini"),
             ModelSpec(provider="openai", model="gpt-5.4"),
         ),
-        schedule="0 */3 * * *",
+        schedules=(ScheduleSpec(cron="0 */3 * * *"),),
         timezone="Europe/Zurich",
         scale=2,
         priority="low",
@@ -277,7 +280,7 @@ def test_a_project_may_mix_the_generations() -> None:
 
     reading = parse(make_files(more=more), project="p", network="none")
 
-    assert [(agent.name, agent.schedule) for agent in reading.project.agents] == [
+    assert [(agent.name, crons(agent)) for agent in reading.project.agents] == [
         ("dev", ""),
         ("mid", "@daily"),
         ("old", "@daily"),
@@ -314,12 +317,25 @@ def test_the_projects_reruns_are_those_of_its_agents() -> None:
     assert dev(make_files()).max_reruns == 10
 
 
+def test_schedules_stand_in_one_line_or_in_tables_of_their_own() -> None:
+    tables = "[[schedules]]\ncron = '@every 1h'\njitter = '5m'\nmissed = 'all'\nmissed_within = 7200\n"
+    assert dev(make_files(f"schedule = ['@daily', '0 9 * * *']\ntimezone = 'Asia/Tokyo'\n{tables}")).schedules == (
+        ScheduleSpec(cron="@daily"),
+        ScheduleSpec(cron="0 9 * * *"),
+        ScheduleSpec(cron="@every 1h", jitter_seconds=300, missed="all", missed_seconds=7200),
+    )
+
+
+def crons(agent: AgentSpec) -> str:
+    return " ".join(said.cron for said in agent.schedules)
+
+
 def outline(agent: AgentSpec) -> tuple[Any, ...]:
     """Model, thinking, schedule, events, scale, seconds, queue."""
     [model] = agent.models
     events = [event for entry in agent.webhooks for event in entry.filters["events"]]
     seconds = agent.limits.wall_seconds
-    return (model.model, model.thinking, agent.schedule, events, agent.scale, seconds, agent.max_work_queue)
+    return (model.model, model.thinking, crons(agent), events, agent.scale, seconds, agent.max_work_queue)
 
 
 def test_the_public_fleet_is_read_as_it_is_today() -> None:
@@ -478,6 +494,17 @@ NO_COMMAND = "kind command needs command, the program it runs: a text for the sh
         ("kind = 'command'; command = []", NO_COMMAND),
         ("kind = 'command'; command = [1]", "command must be text, for the shell, or a list of texts, its words"),
         ("schedule = '" + "1," * 60 + "'", "schedule must have at most 100 characters"),
+        ("schedule = 5", "schedule must be text, or a list of texts"),
+        ("schedule = ['@daily', 'daily']", "'daily' is no cron expression: Wrong number of fields"),
+        ("schedule = ['@daily', '@daily']", "@daily stands here a second time"),
+        ("[[schedules]]; cron = '@daily'; crn = 1", "unknown key schedules[0].crn: did you mean cron?"),
+        ("[[schedules]]; cron = '@daily'; timezone = 'Mars'", "there is no time zone 'Mars'"),
+        ("[[schedules]]; cron = '@daily'; missed = 'none'", "schedules[0].missed must be skip, latest or all"),
+        ("[[schedules]]; cron = '@daily'; jitter = 'soon'", "'soon' is no length of time: write 90s, 15m, 1h30m or 2d"),
+        (
+            "[[schedules]]; cron = '* * * * *'; jitter = '1m'",
+            "jitter must be shorter than the time between two ticks of * * * * *",
+        ),
         ("params = []", "params must be a table, not a list"),
         ("kind = 'robot'", "kind must be model or command"),
         ("model.provider = 'x'", "model.model is missing"),
@@ -681,7 +708,17 @@ def test_a_setting_among_the_parameters_is_a_warning() -> None:
 
 @pytest.mark.parametrize(
     ("key", "meant"),
-    [("repository", "repos"), ("repo", "repos"), ("event", "events"), ("organization", "orgs"), ("lables", "labels")],
+    [
+        ("repository", "repos"),
+        ("repo", "repos"),
+        ("event", "events"),
+        ("organization", "orgs"),
+        ("lables", "labels"),
+        ("sender", "senders"),
+        ("path", "paths"),
+        ("not_repository", "not_repos"),
+        ("not_lables", "not_labels"),
+    ],
 )
 def test_a_filter_nearly_right_is_a_fault_with_a_suggestion(key: str, meant: str) -> None:
     settings = f"[[webhooks]]\nsource = 'github'\nactions = 'opened'\n{key} = 'x'"
@@ -733,7 +770,7 @@ def test_an_entry_needs_a_source_that_is_there() -> None:
     ]
 
 
-def test_other_providers_keep_their_filters_and_are_not_yet_received() -> None:
+def test_other_providers_have_filters_of_their_own() -> None:
     project = "[webhooks.docs]\ntype = 'mintlify'\n[webhooks.lin]\ntype = 'linear'\nlinear_webhook_secret = 'team'\n"
     settings = "[[webhooks]]\nsource = 'docs'\nprojects = ['site']\n[[webhooks]]\nsource = 'lin'\norganizations = 'o'"
     files = make_files(settings, project=project)
@@ -741,10 +778,7 @@ def test_other_providers_keep_their_filters_and_are_not_yet_received() -> None:
     reading = parse(files, project="p", network="none")
 
     assert [entry.filters for entry in dev(files).webhooks] == [{"projects": ["site"]}, {"organizations": "o"}]
-    assert [str(warning) for warning in reading.warnings] == [
-        "config.toml:1: webhooks from mintlify are not yet received",
-        "config.toml:3: webhooks from linear are not yet received",
-    ]
+    assert not reading.warnings
     assert [source.credential for source in reading.project.sources] == ["default", "default", "team"]
 
 
@@ -754,6 +788,151 @@ def test_unsigned_webhooks_are_a_warning_in_plain_words(key: str) -> None:
 
     assert reading.project.sources[0].allow_unsigned
     assert "anybody who can reach this server may start the agents that listen to a" in str(reading.warnings[0])
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("not_senders = ['bot']", "the entry says only what it does not want: all else that comes from github starts"),
+        ("branches = ['main']", "branches asks nothing of events that have none: without events those start the agent"),
+        ("events = ['issues']\npaths = ['docs/**']", "only pushes say which paths they change: no event of this entry"),
+    ],
+)
+def test_an_entry_that_says_less_than_it_seems_to_is_a_warning(entry: str, message: str) -> None:
+    [warning] = warnings(make_files(f"[[webhooks]]\nsource = 'github'\n{entry}"))
+
+    assert message in warning
+
+
+@pytest.mark.parametrize("entry", ["events = 'push'\nbranches = 'main'\npaths = ['docs/']", "senders = 'ann'"])
+def test_an_entry_that_says_enough_is_no_warning(entry: str) -> None:
+    assert warnings(make_files(f"[[webhooks]]\nsource = 'github'\n{entry}\nnot_labels = ['wip']")) == []
+
+
+HOOK = "[webhooks.hook]\ntype = 'generic'\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("match.data.kind = 'invoice'", {"match.data.kind": "invoice"}),
+        (
+            "match = { 'data.kind' = 'invoice', data.amount = 5 }",
+            {"match.data.kind": "invoice", "match.data.amount": "5"},
+        ),
+        ("[webhooks.match]\ndata.live = true\ntags = ['a', 1]", {"match.data.live": "true", "match.tags": ["a", "1"]}),
+        ("'match.data.kind' = 'invoice'", {"match.data.kind": "invoice"}),
+        ("not_match.data.kind = ['a']", {"not_match.data.kind": ["a"]}),
+        ("match.kind = ''\nsenders = []\nevents = 'x'", {"events": "x"}),
+    ],
+)
+def test_what_a_body_must_hold_is_kept_path_by_path(written: str, kept: dict[str, Any]) -> None:
+    files = make_files(f"[[webhooks]]\nsource = 'hook'\n{written}", project=HOOK)
+
+    assert dev(files).webhooks == (WebhookSpec(source="hook", filters=kept),)
+
+
+@pytest.mark.parametrize(
+    ("written", "line", "message"),
+    [
+        ("match = 'x'", 3, 'match must be a table: write match.data.kind = "invoice"'),
+        ("match.a = 1979-05-27", 3, "match.a must be text, a number, true or false, or a list of these"),
+        ("match.a = [{}]", 3, "match.a must be text, a number, true or false, or a list of these"),
+        ("match = {}", 3, 'match must be a table: write match.data.kind = "invoice"'),
+    ],
+)
+def test_a_body_can_be_asked_for_plain_values(written: str, line: int, message: str) -> None:
+    files = make_files(f"[[webhooks]]\nsource = 'hook'\n{written}", project=HOOK)
+
+    assert faults(files) == [f"agents/dev/config.toml:{line}: {message}"]
+
+
+def test_only_a_body_that_nobody_has_described_is_asked_by_path() -> None:
+    assert faults(make_files("[[webhooks]]\nsource = 'github'\nevents = 'issues'\nmatch.action = 'opened'")) == [
+        "agents/dev/config.toml:4: match.action asks what a body holds: github has filters of its own"
+    ]
+
+
+@pytest.mark.parametrize("pattern", ["''", "'/'", "'!'"])
+def test_a_pattern_that_means_no_path_is_a_fault(pattern: str) -> None:
+    [fault] = faults(make_files(f"[[webhooks]]\nsource = 'github'\nnot_paths = ['docs/**', {pattern}]"))
+
+    assert fault == f"agents/dev/config.toml:3: not_paths: {pattern} is no pattern of paths: write docs/** or *.py"
+
+
+# Sources
+
+
+def source_of(written: str) -> SourceSpec:
+    return parse(make_files(project=f"[webhooks.a]\n{written}"), project="p", network="none").project.sources[0]
+
+
+def test_a_source_says_what_guards_it() -> None:
+    assert source_of(
+        "type = 'github'\nown = 'robo[bot]'\nrate = '100/1h'\nsender_rate = 'off'\nidentical = '2/90s'\n"
+        "duplicate_window = '3d'"
+    ) == SourceSpec(
+        name="a",
+        provider="github",
+        own=("robo[bot]",),
+        rate="100/1h",
+        sender_rate="",
+        identical="2/90s",
+        duplicate_seconds=3 * 86_400,
+    )
+    assert source_of("type = 'github'\nown = ['a', 'b']\nduplicate_seconds = 0").own == ("a", "b")
+    assert source_of("type = 'github'") == SourceSpec(name="a", provider="github")
+
+
+def test_a_source_says_how_its_sender_signs() -> None:
+    stripe = source_of(
+        "type = 'hmac'\n[webhooks.a.scheme]\nheader = 'Stripe-Signature'\nseparator = ','\nsignature_key = 'v1'\n"
+        "timestamp_key = 't'\nsigned = '{timestamp}.{body}'\ntolerance = '10m'"
+    )
+
+    assert stripe.scheme == SignatureScheme(
+        header="Stripe-Signature",
+        separator=",",
+        signature_key="v1",
+        timestamp_key="t",
+        signed="{timestamp}.{body}",
+        tolerance_seconds=600,
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("type = 'gitea'", "webhooks.a.type must be github, gitlab, sentry,"),
+        ("type = 'github'\nrate = '10'", "'10' is no rate: '' is no length of time"),
+        ("type = 'github'\nrate = 'ten/1m'", "'ten/1m' is no rate: write a count and a time, such as 60/10m, or off"),
+        ("type = 'github'\nidentical = '0/1m'", "'0/1m' is no rate: write a count and a time, such as 60/10m, or off"),
+        ("type = 'github'\nidentical = '5/1y'", "'5/1y' is no rate: '1y' is no length of time"),
+        ("type = 'github'\nsender_rate = '5/30d'", "'5/30d' is no rate: its time must be from 1s to 7d"),
+        ("type = 'github'\nduplicate_window = 'long'", "'long' is no length of time"),
+        ("type = 'github'\nown = 1", "webhooks.a.own must be a list"),
+        ("type = 'github'\nsenders_rate = ''", "unknown key webhooks.a.senders_rate: did you mean sender_rate?"),
+        ("type = 'github'\nscheme.header = 'X'", "scheme is for type hmac: the others sign in ways that are known"),
+        ("type = 'hmac'", "type hmac needs a table scheme that says how it is signed"),
+        ("type = 'hmac'\nscheme.haeder = 'X'", "unknown key webhooks.a.scheme.haeder: did you mean header?"),
+        ("type = 'hmac'\nscheme.prefix = 'X'", "webhooks.a.scheme.header is missing"),
+        ("type = 'hmac'\nscheme = { header = 'X', signed = '{id}' }", "scheme.signed must hold {body}"),
+        (
+            "type = 'hmac'\nscheme = { header = 'X', signed = '{timestamp}{body}' }",
+            "scheme.signed holds {timestamp}: say where it is, timestamp_header or timestamp_key",
+        ),
+        (
+            "type = 'hmac'\nscheme = { header = 'X', signed = '{id}{body}' }",
+            "scheme.signed holds {id}: say where it is, id_header",
+        ),
+        ("type = 'hmac'\nscheme = { header = 'X', separator = ',' }", "scheme.separator and signature_key go together"),
+        ("type = 'hmac'\nscheme = { header = 'X', timestamp_key = 't' }", "scheme.timestamp_key needs separator and"),
+    ],
+)
+def test_a_source_that_does_not_fit_is_a_fault(written: str, message: str) -> None:
+    found = faults(make_files(project=f"[webhooks.a]\n{written}"))
+
+    assert any(message in fault for fault in found), found
 
 
 # The network
@@ -886,7 +1065,6 @@ def test_known_features_that_nothing_carries_out_are_warnings() -> None:
         "agents/fixer/config.toml:10: runtime: accepted, but not yet carried out",
         "agents/night/config.toml:2: no provider of its models (openai) can be asked yet: its runs will fail",
         "config.toml:3: historyRetentionDays: accepted, but not yet carried out",
-        "config.toml:24: webhooks from twitter are not yet received",
     ]
 
 

@@ -11,12 +11,13 @@ from django.test import Client
 from django.urls import reverse
 
 from agents.models import Agent, Workspace
-from runs import calls, memory
+from runs import memory
+from runs.calls import outcome
 from runs.models import Memory, Run, Status, ToolCall
 from tests.conftest import DrivenWorker
 from tests.making import make_agent, submit
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def asks(action: str, **arguments: Any) -> dict[str, Any]:
@@ -97,6 +98,7 @@ def test_another_workspaces_memory_is_never_seen() -> None:
         memory.read(run, "workspace", "secret plan")
 
 
+@pytest.mark.postgresql
 def test_a_search_wants_every_word_in_whatever_case_and_shows_the_newest_first() -> None:
     run = submit(make_agent())
     remember(run, "first", "The Café serves the API team.")
@@ -113,6 +115,7 @@ def test_a_search_wants_every_word_in_whatever_case_and_shows_the_newest_first()
     assert found[1].excerpt == "The Café serves the API team."
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("query", ["100%", "a_b", "\\"])
 def test_signs_that_mean_something_to_a_database_are_looked_for_as_they_are(query: str) -> None:
     run = submit(make_agent())
@@ -171,20 +174,21 @@ def test_secrets_are_not_remembered(worker: DrivenWorker, monkeypatch: pytest.Mo
     assert Memory.objects.get().content.startswith("key: ")
 
 
+@pytest.mark.postgresql
 def test_a_write_that_was_not_stored_as_done_leaves_nothing(
     worker: DrivenWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = with_turns(
         make_agent(tools=["memory"]), [{"tools": [asks("write", name="a", content="1")]}, {"text": "ok"}]
     )
-    kept, seen = calls.store_result, []
+    kept, seen = outcome.store_result, []
 
     def store(*args: Any, **kwargs: Any) -> None:
         kept(*args, **kwargs)
         seen.append(Memory.objects.count())
         raise RuntimeError("the database went away")
 
-    monkeypatch.setattr(calls, "store_result", store)
+    monkeypatch.setattr(outcome, "store_result", store)
     run = worker.drive(submit(agent))
 
     assert run.status == Status.FAILED

@@ -19,8 +19,9 @@ import pytest
 from django.conf import settings
 
 from agents.ids import new_id
-from runs.sandbox import network
-from runs.sandbox.base import Command, Following, Refused, Sandbox, Spec
+from runs import sweep
+from runs.sandbox import firewall, network
+from runs.sandbox.base import Command, EngineDown, Following, Refused, Sandbox, Spec
 from runs.sandbox.docker import DockerEngine
 from runs.sandbox.fake import FakeEngine
 from runs.worker import Worker
@@ -263,6 +264,18 @@ def test_a_filter_that_somebody_changed_is_put_back_before_the_next_command(
         assert reached(closed, [server.getsockname()]) == set()
 
 
+def test_a_filter_that_somebody_took_away_is_put_back_by_the_sweep(
+    closed: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(network, "CHECKED_FOR", 0.0)
+    rules = rules_of(closed.bridge)
+    subprocess.run(["iptables", "-w", "5", "-F", f"AGENTFLEET-{closed.bridge}-IN"], check=True)
+    assert rules_of(closed.bridge) < rules
+    sweep.put_filters_back(closed.engine)
+    assert rules_of(closed.bridge) == rules
+    assert f"the host filter of network {network.name_of('gateway', closed.engine._host_id)}" in caplog.text
+
+
 def test_a_policy_whose_filter_cannot_be_set_is_refused(
     docker: DockerEngine, closed: Pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -276,6 +289,34 @@ def test_a_policy_whose_filter_cannot_be_set_is_refused(
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     with pytest.raises(Refused, match="there is no iptables on this host"):
         started(docker, "gateway")
+
+
+def test_a_filter_that_takes_too_long_is_no_refusal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "iptables"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(firewall, "SECONDS", 0.1)
+    with pytest.raises(EngineDown, match="iptables of this host did not end"):
+        firewall.remove("afg-0123456789")
+
+
+def test_a_policy_is_tried_without_a_trace(docker: DockerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_filter, bridges = firewall.ensure, []
+
+    def ensure(wanted: firewall.Filter) -> None:
+        bridges.append(wanted.bridge)
+        set_filter(wanted)
+        if len(bridges) > 2:
+            raise Refused("somebody is in the way")
+
+    monkeypatch.setattr(firewall, "ensure", ensure)
+    docker.try_network("gateway")
+    docker.try_network("open")
+    with pytest.raises(Refused, match="somebody is in the way"):
+        docker.try_network("gateway")
+    assert len(bridges) == 3
+    assert [bridge for bridge in bridges if rules_of(bridge) or bridge in ip("-o", "link", "show")] == []
 
 
 def test_a_worker_that_ends_takes_the_networks_on_which_no_sandbox_stands(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from django.conf import LazySettings
 from typer.testing import CliRunner
 
-from agentfleet import cli, doctor, new_agent, project_doctor
+from agentfleet import cli, doctor, new_agent
+from agentfleet.doctor import project as project_doctor
 from agentfleet.folders import InTheWay
 from agents.manifest import Faulty, Reading, parse, read_folder
 from tests.making import make_workspace
@@ -74,7 +75,7 @@ def test_a_project_without_a_source_gets_an_agent_that_runs_by_its_schedule(tmp_
     made = new_agent.make(tmp_path, "one", "reviewer")
 
     [spec] = read(tmp_path).project.agents
-    assert (spec.webhooks, spec.schedule) == ((), "*/20 * * * *")
+    assert (spec.webhooks, [said.cron for said in spec.schedules]) == ((), ["*/20 * * * *"])
     assert "config.toml has no [webhooks.<name>] of type github: it runs by its schedule" in made.notes
 
 
@@ -183,7 +184,7 @@ def test_a_folder_whose_agents_have_all_they_need_is_well(tmp_path: Path, home: 
 
     told = project_doctor.examine(folder, home)
 
-    assert [check.word for check in told] == ["ok"] * 4, told
+    assert {check.word for check in told} == {"ok"}, told
 
 
 @pytest.mark.django_db

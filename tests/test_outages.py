@@ -41,7 +41,7 @@ from django.db import OperationalError
 
 from runs import bells, loop, queue
 from runs.bells import Note
-from runs.calls import LOST
+from runs.calls.outcome import LOST
 from runs.halt import Why
 from runs.models import TERMINAL, Attempt, CallState, Run, SandboxState, ToolCall
 from runs.sandbox.base import Command, Ending, Outcome, Sandbox, SandboxGone
@@ -68,7 +68,7 @@ from tests.test_engine import (
     types,
 )
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 HOUR = 3600.0
 # A container that goes after these takes the command with it, or stands in the row and nowhere else.
@@ -135,6 +135,7 @@ def times_started(worker: DrivenWorker) -> int:
 # --- the worker ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("write", WRITES[:-1])
 def test_a_worker_goes_on_at_once_with_what_a_dead_one_of_its_host_held(
     worker: DrivenWorker, points: Points, write: str
@@ -158,6 +159,7 @@ def disk_is_full() -> None:
     raise OperationalError("database or disk is full")
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("write", WRITES)
 def test_a_write_may_fail_or_its_commit_go_unanswered(
@@ -172,13 +174,14 @@ def test_a_write_may_fail_or_its_commit_go_unanswered(
     assert_nothing_stands(worker, run)
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("write", WRITES[1:])
 def test_a_worker_goes_on_by_itself_once_the_database_answers(worker: DrivenWorker, points: Points, write: str) -> None:
     """Long before its lease would have run out."""
     run = start(points, worker)
     points.before(write, disk_is_full)
     drive(worker, run)
-    worker.end_given_up()
+    worker.lease_thread.end_given_up()
     worker.sweep()
     drive(worker, run)
     assert_whole(reload(run))
@@ -293,6 +296,7 @@ def test_the_engine_may_go_away_after_any_write(
     assert_nothing_stands(worker, run)
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("write", WRITES)
 def test_the_machine_may_be_restarted_after_any_write(
     worker: DrivenWorker, points: Points, driven_clock: DrivenClock, write: str
@@ -397,6 +401,7 @@ def test_a_clock_that_jumps_past_the_deadline_ends_the_run_with_its_reason(
 # --- a worker told to stop ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("write", WRITES)
 def test_a_worker_may_be_told_to_stop_after_any_write(
     worker: DrivenWorker, points: Points, driven_clock: DrivenClock, write: str
@@ -406,7 +411,7 @@ def test_a_worker_may_be_told_to_stop_after_any_write(
 
     def stop() -> None:
         worker.stopping.set()
-        worker._halt_all(Why.STOPPING)
+        worker.lease_thread.halt_all(Why.STOPPING)
 
     points.after(write, stop)
     drive(worker, run)

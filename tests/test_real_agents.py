@@ -20,6 +20,8 @@ from agents import private_files
 from agents.manifest import parse, read_folder
 from tests.box import Box
 
+pytestmark = pytest.mark.timeout(240)
+
 AGENTS = Path(__file__).parent / "data" / "real-agents"
 FORMS = {"current": 7, "0.14": 3, "0.13": 5}
 CREDENTIALS = {
@@ -32,8 +34,17 @@ mkdir /tmp/played
 printf '%s\\n' '#!/bin/sh' 'echo "gh $*"' >/tmp/played/gh
 printf '%s\\n' '#!/bin/sh' 'for place; do :; done' 'mkdir "$place" && echo "cloned $place"' >/tmp/played/git
 chmod +x /tmp/played/*
-gh --version
+if command -v gh >/dev/null; then gh --version; fi
 setenv PATH "/tmp/played:$PATH"
+"""
+# None of them calls another, but all of them can be called.
+FOREMAN = """\
+# Foreman
+
+```sh
+call=$(echo "Plan issue 7" | al-call planner | jq -r .callId)
+al-wait "$call"
+```
 """
 
 
@@ -70,21 +81,36 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 
 
 def scripted(project: Path) -> Path:
-    """All of them in one project, with a model that runs their instructions' commands; only `dev` has its own image."""
-    shutil.copytree(AGENTS / "current", project, ignore=shutil.ignore_patterns("Dockerfile"))
-    shutil.copy(AGENTS / "current/agents/dev/Dockerfile", project / "agents/dev")
-    models = (project / "config.toml").read_text() + '\n[model]\nprovider = "openai"\nmodel = "gpt-5.4"\n'
-    (project / "config.toml").write_text(models)
+    """All of them in one project, with a model that runs their instructions' commands.
+
+    The Dockerfiles of the older forms say what those of today say.
+    """
+    shutil.copytree(AGENTS / "current", project)
+    with_older_forms(project)
+    (project / "agents/foreman").mkdir()
+    (project / "agents/foreman/SKILL.md").write_text(FOREMAN)
+    (project / "agents/foreman/config.toml").write_text('models = ["medium"]\n')
+    put(project / "agents/dev/config.toml", "maxReruns = 1\n")
+    put(project / "config.toml", "maxReruns = 0\n")
+    for agent in (project / "agents").iterdir():
+        (agent / "script.yaml").write_text(yaml.safe_dump({"turns": turns(instructions(agent))}))
+    return project
+
+
+def with_older_forms(project: Path) -> None:
     for form in ("0.14", "0.13"):
         for agent in sorted((AGENTS / form / "agents").iterdir()):
             named = project / "agents" / name_in(form, agent.name)
             shutil.copytree(agent, named, ignore=shutil.ignore_patterns("Dockerfile"))
+    with (project / "config.toml").open("a") as config:
+        config.write('\n[model]\nprovider = "openai"\nmodel = "gpt-5.4"\n')
     for file in [project / "config.toml", *project.glob("agents/*/agent-config.toml")]:
         text = re.sub(r'provider = ".*"', 'provider = "scripted"', file.read_text())
         file.write_text(re.sub(r'(?m)^model = ".*"', 'model = "script.yaml"', text))
-    for agent in (project / "agents").iterdir():
-        (agent / "script.yaml").write_text(yaml.safe_dump({"turns": turns(instructions(agent))}))
-    return project
+
+
+def put(file: Path, before: str) -> None:
+    file.write_text(before + file.read_text())
 
 
 def name_in(form: str, agent: str) -> str:
@@ -98,8 +124,7 @@ def instructions(agent: Path) -> str:
 
 
 def turns(text: str) -> list[dict[str, Any]]:
-    blocks = [PLAYED.replace("gh --version\n", "command -v gh >/dev/null && gh --version; true\n")]
-    blocks += re.findall(r"(?ms)^```sh\n(.*?)^```$", text)
+    blocks = [PLAYED, *re.findall(r"(?ms)^```sh\n(.*?)^```$", text)]
     calls = [{"tools": [{"name": "bash", "arguments": {"command": block}}]} for block in blocks]
     return [*calls, {"text": "Done."}]
 
@@ -119,27 +144,73 @@ HELD = {
 }
 HEARTBEATS = {"dev", "reviewer", "gh-actions-responder"}
 STATUS = {"gh-actions-responder": "mended", "mintlify-fixer": "pull request opened"}
+BUILT = {"dev", "planner", "reviewer", "gh-actions-responder", "mintlify-fixer", "unit-coverage-improver"}
 
 
-@pytest.mark.box
-def test_they_take_their_locks_say_what_they_do_and_ask_to_be_run_again(box: Box) -> None:
-    first = {agent: box.start(agent) for agent in HELD if agent != "dev-0-14"}
-    box.wait(first["dev"], within=200)  # its image is built first
-    runs = {**first, "dev-0-14": box.start("dev-0-14")}  # which wants the same lock
+@pytest.fixture(scope="module")
+def runs(box: Box) -> dict[str, str]:
+    """Agent -> its run, which is over. Those that need what another one locks or answers come after it."""
+    runs = {agent: started(box, agent) for agent in HELD if agent != "dev-0-14"}
+    for agent, later in (("dev", "dev-0-14"), ("planner", "foreman")):
+        box.wait(runs[agent], within=200)  # its image is built first
+        for again in reruns(box, runs[agent]):
+            box.wait(again)
+        runs[later] = started(box, later)
     for agent, run in runs.items():
         task = box.wait(run, within=120)
         assert (task["status"], agent) == ("finished", agent), box.story(run)
-        output, key = box.output(run), HELD[agent]
+    return runs
+
+
+def started(box: Box, agent: str) -> str:
+    """By a person: only then a run is followed by another."""
+    return str(box.client.call("POST", f"agents/{agent}/run", {"input": "go"})["taskId"])
+
+
+def reruns(box: Box, run: str) -> list[str]:
+    return [again for (again,) in box.rows("SELECT id FROM runs_run WHERE rerun_of_id = ?", run)]
+
+
+@pytest.mark.box
+def test_each_runs_in_what_its_dockerfile_says(box: Box, runs: dict[str, str]) -> None:
+    assert {agent for agent, run in runs.items() if "gh version" in box.output(run)} == BUILT
+    images = box.rows("SELECT tag, state FROM runs_imagebuild")
+    project = {"fleet"}  # on which all of them stand
+    assert {tag.partition("/")[2].partition(":")[0] for tag, _ in images} == BUILT | project
+    assert {state for _, state in images} == {"built"}
+
+
+@pytest.mark.box
+def test_they_take_their_locks_and_say_what_they_do(box: Box, runs: dict[str, str]) -> None:
+    for agent, key in HELD.items():
+        output = box.output(runs[agent])
         kind = re.sub(r"-0-1\d$", "", agent)
         assert output.count('{"ok":true,"resourceKey":' + json.dumps(key) + "}") == bool(key), output
         assert output.count('"expiresAt":') == (kind in HEARTBEATS), output
         assert "skip it" not in output
         assert "gh " in output
-        ((status, rerun),) = box.rows("SELECT status_text, rerun_requested FROM runs_run WHERE id = ?", run)
-        assert status == STATUS.get(kind, "")
-        assert bool(rerun) == bool(key)
-    assert "gh version" in box.output(runs["dev"])
+        assert box.rows("SELECT status_text FROM runs_run WHERE id = ?", runs[agent]) == [(STATUS.get(kind, ""),)]
     assert "cloned /workspace/repo\n/workspace/repo\n" in box.output(runs["mintlify-fixer-0-13"])
     assert box.rows("SELECT key FROM runs_lock") == []
     failed = [event for run in runs.values() for event in box.events(run) if event["data"].get("exitCode")]
     assert failed == []
+
+
+@pytest.mark.box
+def test_one_that_asks_for_it_is_run_again(box: Box, runs: dict[str, str]) -> None:
+    asked = dict(box.rows("SELECT id, rerun_requested FROM runs_run"))
+    assert {agent for agent, run in runs.items() if asked[run]} == {agent for agent, key in HELD.items() if key}
+    (again,) = reruns(box, runs["dev"])
+    assert box.task(again)["status"] == "finished"
+    first, second = (re.sub(r"\d{13}", "<time>", box.output(run)) for run in (runs["dev"], again))
+    assert first == second
+    assert not reruns(box, again)
+
+
+@pytest.mark.box
+def test_one_that_is_called_does_the_same_and_its_caller_is_told(box: Box, runs: dict[str, str]) -> None:
+    ((called, status),) = box.rows("SELECT id, status FROM runs_run WHERE trigger = 'call'")
+    assert status == "finished"
+    assert box.output(called) == box.output(runs["planner"])
+    (told,) = re.findall(r"^\{.*\}$", box.output(runs["foreman"]), re.MULTILINE)
+    assert list(json.loads(told).values()) == [{"status": "completed"}]

@@ -16,7 +16,7 @@ from runs import breaker, facts
 from runs.models import Attempt, Message, Run, Status
 from tests.making import make_agent, submit
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture

@@ -171,6 +171,20 @@ def test_a_tick_is_after_the_moment_it_is_asked_from(fraction: int) -> None:
     assert upcoming("* * * * *", "UTC", after=just_before, count=1) == [moment]
 
 
+def test_every_counts_from_its_anchor_whatever_the_zone() -> None:
+    anchor = utc("2026-11-20 06:00:07")
+    ticks = upcoming("@every 1h30m", BERLIN, after=utc("2026-11-20 01:00"), count=2, anchor=anchor)
+    assert ticks == [utc("2026-11-20 07:30:07"), utc("2026-11-20 09:00:07")]
+    due = latest_due(" @Every  90s ", "UTC", since=anchor, now=utc("2027-11-20 06:00:00"), anchor=anchor)
+    assert due == utc("2027-11-20 05:58:37")
+
+
+def test_jitter_is_shorter_than_the_time_between_two_ticks() -> None:
+    schedule.check_jitter("*/5 * * * *", 299)
+    with pytest.raises(BadSchedule, match="jitter must be shorter"):
+        schedule.check_jitter("0,30,31 * * * *", 60)
+
+
 # --- what is due --------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +278,11 @@ def test_what_is_due_is_the_last_of_the_walk(
         ("0 0 30 2 *", "day-of-month"),
         ("1" * 99 + " * * * *", "characters"),
         ("every day at nine", "Wrong number of fields"),
+        ("@every", "is no length of time"),
+        ("@every 5", "is no length of time"),
+        ("@every -5m", "is no length of time"),
+        ("@every 9s", "out of bounds"),
+        ("@every 367d", "out of bounds"),
     ],
 )
 def test_a_bad_expression_is_told_in_a_sentence(expression: str, words: str) -> None:

@@ -22,7 +22,7 @@ from tests.test_engine import (
     types,
 )
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 KEY = "sk-ant-api03-0123456789abcdef"
 
@@ -113,6 +113,7 @@ def test_what_a_file_says_is_said_once(worker: DrivenWorker) -> None:
     assert [types(run).count(type_) for type_ in ("signal.return", "signal.rerun", "tool.end")] == [1, 1, 3]
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_files_are_read_although_the_worker_dies(
     worker: DrivenWorker, points: Points, driven_clock: DrivenClock, moment: str
@@ -178,6 +179,7 @@ def test_what_the_gateway_is_told_is_stored_without_the_attempt_s_own_secret(wor
     assert data(run, "signal.return") == [{"value": "it is [redacted]"}]
 
 
+@pytest.mark.postgresql
 def test_a_run_that_is_over_says_nothing_more(worker: DrivenWorker) -> None:
     run = ran(worker)
     attempt, last = Attempt.objects.get(), run.last_event
@@ -209,6 +211,7 @@ def shut_down_in(worker: DrivenWorker, points: Points, run: Run, reason: str = "
     return worker.drive(run)
 
 
+@pytest.mark.postgresql
 def test_a_shutdown_ends_the_run_at_once_with_its_reason(worker: DrivenWorker, points: Points) -> None:
     turns = [{"tools": [bash(f"trap '' TERM; {GATED}")]}]
     run = submit(make_agent(turns=turns, retry="always", attempts={"after": ["work", "machinery"]}))
@@ -224,6 +227,7 @@ def test_a_shutdown_ends_the_run_at_once_with_its_reason(worker: DrivenWorker, p
     assert data(run, "shutdown.requested") == [{"reason": "a stranger gave me orders", "details": "in issue 7"}]
 
 
+@pytest.mark.postgresql
 def test_the_alert_of_a_shutdown_is_over_when_a_run_of_the_agent_has_finished(worker: DrivenWorker) -> None:
     agent = make_agent(turns=[{"tools": [ask("well?")]}, {"text": "done"}])
     first, second = worker.drive(submit(agent)), worker.drive(submit(agent))
@@ -234,6 +238,7 @@ def test_the_alert_of_a_shutdown_is_over_when_a_run_of_the_agent_has_finished(wo
     assert Alert.objects.get().cleared_at is not None
 
 
+@pytest.mark.postgresql
 def test_a_shutdown_that_its_worker_does_not_live_to_carry_out_is_the_next_one_s(
     worker: DrivenWorker, points: Points, driven_clock: DrivenClock
 ) -> None:
@@ -251,6 +256,7 @@ def test_a_shutdown_that_its_worker_does_not_live_to_carry_out_is_the_next_one_s
     assert worker.engine.names() == []
 
 
+@pytest.mark.postgresql
 def test_a_parked_run_is_shut_down_without_a_worker(worker: DrivenWorker) -> None:
     run = worker.drive(submit(make_agent(turns=[{"tools": [ask("well?")]}])))
     assert run.status == "waiting"
@@ -258,6 +264,7 @@ def test_a_parked_run_is_shut_down_without_a_worker(worker: DrivenWorker) -> Non
     assert error_of(reload(run)) == ("SHUTDOWN", "enough")
 
 
+@pytest.mark.postgresql
 def test_what_a_shut_down_run_has_called_is_canceled_to_any_depth(worker: DrivenWorker, points: Points) -> None:
     make_agent(
         "second", turns=[{"tools": [call("call_agent", target_agent="third", context="")]}, {"tools": [ask("?")]}]

@@ -43,7 +43,8 @@ def sweep_until_it_rests(worker: DrivenWorker, driven_clock: DrivenClock, rounds
 def handed(worker: DrivenWorker) -> int:
     """How much one round hands to the worker, which begins none of it."""
     before = len(worker.handed.waiting)
-    sweep._looked_at_engine[worker.host_id] = time.monotonic()  # which is handed over like any other work
+    for rarely in ("engine", "networks"):  # which are handed over like any other work
+        sweep._last[worker.host_id, rarely] = time.monotonic()
     sweep.sweep(worker)
     return len(worker.handed.waiting) - before
 
@@ -391,10 +392,24 @@ def test_a_sandbox_no_row_knows_is_removed_and_a_live_runs_stays(
     unknown = ["agentfleet-run_never-1", f"agentfleet-{run.pk}-2", "something-else"]
     for name in unknown:
         worker.fake.start(Spec(name=name, image="image"))
-    monkeypatch.setattr(sweep, "_looked_at_engine", {})
+    monkeypatch.setattr(sweep, "_last", {})
     worker.sweep()
     assert worker.engine.names() == [attempt_of(run).sandbox_name]
     assert not any(worker.fake._workspace(name).exists() for name in unknown)
+
+
+def test_the_networks_of_sandboxes_are_looked_after_now_and_then(
+    worker: DrivenWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    monkeypatch.setattr(worker.fake, "keep_networks", lambda: looks.append(time.monotonic()))
+    worker.sweep()
+    worker.sweep()
+    assert len(looks) == 1
+    monkeypatch.setattr(sweep, "LOOK_AT_NETWORKS_EVERY", 0.0)
+    worker._handed.clear()
+    worker.sweep()
+    assert len(looks) == 2
 
 
 def test_an_engine_that_is_down_stops_nothing_else(worker: DrivenWorker, driven_clock: DrivenClock) -> None:

@@ -18,7 +18,7 @@ from runs import events
 from runs.models import Attempt, Run
 from tests.making import make_agent, make_workspace, submit
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Api:
@@ -74,6 +74,7 @@ def test_a_task_may_bring_its_own_limits_and_keys(api: Api) -> None:
     }
 
 
+@pytest.mark.postgresql
 def test_a_budget_may_be_a_number_and_keeps_its_digits(api: Api) -> None:
     make_agent()
     assert api("POST", "agents/dev/run", {"costBudgetUsd": 0.1})[0] == 202
@@ -105,6 +106,7 @@ def test_a_limit_or_key_that_does_not_fit_is_refused_by_its_name(api: Api, field
     assert not Run.objects.exists()
 
 
+@pytest.mark.postgresql
 def test_a_request_is_the_same_however_its_budget_is_written(api: Api) -> None:
     make_agent()
     key = {"Idempotency-Key": "k"}
@@ -159,6 +161,7 @@ def test_a_rerun_and_a_resumption_name_the_run_before(api: Api) -> None:
     assert (told["rerun_of"], told["rerun_number"], told["resumed_from"]) == (first.pk, 1, first.pk)
 
 
+@pytest.mark.postgresql
 def test_a_list_of_tasks_costs_the_same_however_many_there_are(api: Api) -> None:
     def some(prefix: str, count: int) -> None:
         for number in range(count):

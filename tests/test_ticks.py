@@ -14,8 +14,7 @@ from django_celery_beat.schedulers import DatabaseScheduler
 from kombu import Connection
 
 from agentfleet.celery import app
-from agents import clock
-from agents.models import Agent, AgentEvent
+from agents.models import Agent, AgentEvent, Schedule
 from agents.redaction import NOTHING_SECRET
 from agents.spec import AgentSpec, ProjectSpec
 from runs import lifecycle, queue, sweep, tasks, ticks
@@ -42,9 +41,12 @@ def reload(agent: Agent) -> Agent:
 
 def scheduled(name: str = "dev", cron: str = "*/10 * * * *", **changes: Any) -> Agent:
     """An agent whose schedule counts from now."""
-    agent = make_agent(name, schedule=cron, **changes)
-    Agent.objects.filter(pk=agent.pk).update(schedule_fired_at=clock.now())
-    return reload(agent)
+    return reload(make_agent(name, schedule=cron, **changes))
+
+
+def its_schedule(agent: Agent) -> Schedule:
+    """Its only one."""
+    return Schedule.objects.get(agent=agent)
 
 
 def fired(agent: Agent) -> list[str]:
@@ -79,8 +81,8 @@ def test_a_tick_starts_a_run_that_says_which(worker: DrivenWorker, driven_clock:
     run = Run.objects.get()
     assert (run.trigger, run.status) == ("schedule", "pending")
     assert run.scheduled_for == NOON + timedelta(minutes=10)
-    assert run.trigger_context == {"scheduledFor": "2026-11-20T12:10:00.000Z"}
-    assert reload(agent).schedule_fired_at == run.scheduled_for
+    assert run.trigger_context == {"scheduledFor": "2026-11-20T12:10:00.000Z", "schedule": "*/10 * * * *"}
+    assert its_schedule(agent).fired_at == run.scheduled_for
 
 
 def test_beat_and_several_sweeps_at_once_fire_each_tick_once(worker: DrivenWorker, driven_clock: DrivenClock) -> None:
@@ -97,6 +99,15 @@ def test_beat_and_several_sweeps_at_once_fire_each_tick_once(worker: DrivenWorke
         at_once(looks)
         empty_the_line(agent)
     assert fired(agent) == ["12:10", "12:20", "12:30", "12:40", "12:50"]
+
+
+def test_two_beats_fire_a_time_that_two_schedules_name_once(worker: DrivenWorker, driven_clock: DrivenClock) -> None:
+    agent = reload(make_agent(schedules=[{"cron": "*/10 * * * *"}, {"cron": "*/20 * * * *", "missed": "all"}], scale=9))
+    driven_clock.forward(600)
+    for _ in range(3):
+        driven_clock.forward(600)
+        at_once([lambda: tasks.tick(str(agent.pk))] * 2)
+    assert fired(agent) == ["12:20", "12:30", "12:40"]
 
 
 def at_once(acts: list[Callable[[], None]]) -> None:
@@ -138,7 +149,7 @@ def test_a_tick_that_finds_no_slot_is_skipped_and_noted(worker: DrivenWorker, dr
     assert fired(agent) == []
     noted = AgentEvent.objects.get(agent=agent)
     assert (noted.type, noted.data) == ("tick.skipped", {"reason": "scale 1 in use", "times": 3})
-    assert noted.tick == reload(agent).schedule_fired_at
+    assert noted.tick == its_schedule(agent).fired_at
     lifecycle.cancel(busy, redactor=NOTHING_SECRET)
     sweep.fire_schedules(worker)
     assert fired(agent) == []  # what was skipped is not made up for
@@ -156,7 +167,7 @@ def test_where_ticks_queue_the_latest_stands_in_line(worker: DrivenWorker, drive
     assert fired(agent) == ["12:30"]
     run = Run.objects.get(agent=agent, trigger="schedule")
     assert run.scheduled_for is not None
-    assert run.trigger_context == {"scheduledFor": isoformat(run.scheduled_for)}
+    assert run.trigger_context == {"scheduledFor": isoformat(run.scheduled_for), "schedule": "*/10 * * * *"}
     assert run.last_event == 3  # created, and moved twice
     skipped = AgentEvent.objects.filter(agent=agent, type="tick.skipped")
     assert [note.data["times"] for note in skipped] == [2]
@@ -172,17 +183,6 @@ def test_ticks_missed_while_nobody_looked_are_noted(worker: DrivenWorker, driven
     assert (noted.data["first"][11:16], noted.data["before"][11:16]) == ("12:10", "12:30")
 
 
-def test_a_schedule_that_never_fired_counts_from_now(worker: DrivenWorker, driven_clock: DrivenClock) -> None:
-    agent = make_agent(schedule="*/10 * * * *")
-    driven_clock.forward(600)
-    sweep.fire_schedules(worker)
-    assert fired(agent) == []
-    assert reload(agent).schedule_fired_at == clock.now()
-    driven_clock.forward(600)
-    sweep.fire_schedules(worker)
-    assert fired(agent) == ["12:20"]
-
-
 def test_a_tick_whose_run_is_there_already_stops_nobody(worker: DrivenWorker, driven_clock: DrivenClock) -> None:
     """As after a restored backup, or a clock that was set back."""
     first, second = scheduled("first"), scheduled("second")
@@ -190,7 +190,7 @@ def test_a_tick_whose_run_is_there_already_stops_nobody(worker: DrivenWorker, dr
     sweep.fire_schedules(worker)
     empty_the_line(first)
     empty_the_line(second)
-    Agent.objects.filter(pk=first.pk).update(schedule_fired_at=NOON)
+    Schedule.objects.filter(agent=first).update(fired_at=NOON)
     driven_clock.stand_at(NOON + timedelta(minutes=19))
     sweep.fire_schedules(worker)
     driven_clock.stand_at(NOON + timedelta(minutes=20))
@@ -203,8 +203,8 @@ def test_a_schedule_that_cannot_be_read_stops_no_other(
 ) -> None:
     broken, whole = scheduled("broken"), scheduled("whole")
     lost = scheduled("lost")
-    Agent.objects.filter(pk=broken.pk).update(schedule="whenever")
-    Agent.objects.filter(pk=lost.pk).update(timezone="Mars/Olympus")
+    Schedule.objects.filter(agent=broken).update(cron="whenever")
+    Schedule.objects.filter(agent=lost).update(timezone="Mars/Olympus")
     driven_clock.forward(600)
     sweep.fire_schedules(worker)
     assert [fired(agent) for agent in (broken, lost, whole)] == [[], [], ["12:10"]]
@@ -222,10 +222,10 @@ def test_one_agent_that_fails_otherwise_stops_no_other(
     whole = scheduled("whole")
     fire = ticks.fire
 
-    def fails_for_one(agent: Agent, now: datetime) -> Run | None:
-        if agent.name == "broken":
+    def fails_for_one(schedule: Schedule, now: datetime) -> list[Run]:
+        if schedule.agent.name == "broken":
             raise RuntimeError("cannot be fired")
-        return fire(agent, now)
+        return fire(schedule, now)
 
     monkeypatch.setattr(ticks, "fire", fails_for_one)
     driven_clock.forward(600)
@@ -370,6 +370,18 @@ def test_beats_row_rests_while_the_agent_is_paused() -> None:
     assert not beats_row().enabled
     queue.resume(agent)
     assert beats_row().enabled
+
+
+def test_each_schedule_has_a_row_and_those_that_are_gone_have_none() -> None:
+    def rows_of(*schedules: dict[str, Any]) -> dict[str, str]:
+        spec = AgentSpec.load({"name": "dev", "schedules": schedules})
+        projects.apply(make_workspace(), ProjectSpec(name="shop", agents=(spec,)))
+        rows = PeriodicTask.objects.filter(task="runs.tasks.tick")
+        return {row.name: str(row.interval or row.crontab.hour) for row in rows}
+
+    three = rows_of({"cron": "0 9 * * *"}, {"cron": "@every 15m"}, {"cron": "0 8 * * *", "timezone": "Asia/Tokyo"})
+    assert three == {"default/dev": "9", "default/dev/2": "every 900 seconds", "default/dev/3": "8"}
+    assert rows_of({"cron": "@every 1h"}) == {"default/dev": "every 3600 seconds"}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any, get_args
 import pytest
 
 from agents.ids import new_id
+from agents.patterns import PathPattern
 from agents.redaction import RedactedStream, Redactor
 from agents.spec import ToolName
 from runs import tools
@@ -21,7 +22,6 @@ from runs.sandbox.base import Command, Engine, Sandbox, Spec
 from runs.sandbox.docker import DockerEngine
 from runs.sandbox.fake import FakeEngine
 from runs.sandbox.ready import BIN
-from runs.tools import patterns
 from runs.tools.base import RESULT_CHARACTERS, RESULT_LINES, Asks, Finished, Result, ToolFailed, shorten
 from runs.tools.grep import extended
 
@@ -666,12 +666,12 @@ def test_too_many_braces_are_refused(here: Here) -> None:
     ],
 )
 def test_a_pattern_matches(pattern: str, matching: list[str], other: list[str]) -> None:
-    compiled = patterns.PathPattern(pattern)
+    compiled = PathPattern(pattern)
     assert [path for path in [*matching, *other] if compiled.matches(path)] == matching
 
 
 def test_no_pattern_takes_longer_than_it_should() -> None:
-    hostile = patterns.PathPattern("**/" * 20 + "*a" * 40 + "*b")
+    hostile = PathPattern("**/" * 20 + "*a" * 40 + "*b")
     assert not hostile.matches("/".join(["a" * 250] * 100))
     assert not hostile.matches("a" * 100_000)
 

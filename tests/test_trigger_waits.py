@@ -19,7 +19,7 @@ from tests.test_engine import Killed, kill, reload, successor, told, types
 from tests.test_webhooks import SECRET, listen, make_source, signed, store_secret
 from webhooks.models import Delivery
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +63,7 @@ def deliver(body: bytes, event: str = "issue_comment") -> dict[str, Any]:
 # --- webhooks -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 def test_an_event_resumes_the_run_that_has_waited_longest_and_starts_none(worker: DrivenWorker) -> None:
     first, second = waiting_run(worker, runs=2, source="github", event="issue_comment")
     listen(first.agent, make_source(), events=["issue_comment"])
@@ -99,6 +100,7 @@ def test_other_agents_start_as_ever(worker: DrivenWorker) -> None:
     assert Run.objects.exclude(pk=run.pk).get().agent.name == "other"
 
 
+@pytest.mark.postgresql
 def test_a_repeated_delivery_resumes_nothing_more(worker: DrivenWorker) -> None:
     first, second = waiting_run(worker, runs=2)
     listen(first.agent, make_source())
@@ -109,6 +111,7 @@ def test_a_repeated_delivery_resumes_nothing_more(worker: DrivenWorker) -> None:
     assert (reload(first).status, reload(second).status, Run.objects.count()) == ("finished", "waiting", 2)
 
 
+@pytest.mark.postgresql
 def test_events_at_the_same_time_each_resume_another_run(worker: DrivenWorker) -> None:
     runs = waiting_run(worker, runs=3)
     listen(runs[0].agent, make_source())
@@ -137,6 +140,7 @@ def test_an_unsigned_delivery_resumes_nothing(worker: DrivenWorker) -> None:
     assert reload(run).status == "waiting"
 
 
+@pytest.mark.postgresql
 def test_the_sweep_resumes_a_run_whose_bell_was_lost(worker: DrivenWorker) -> None:
     (run,) = waiting_run(worker)
     make_source()
@@ -146,6 +150,7 @@ def test_the_sweep_resumes_a_run_whose_bell_was_lost(worker: DrivenWorker) -> No
     assert worker.drive(run).status == "finished"
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("write", ["status.change 3", "run.resumed 1", "tool.end 1"])
 def test_the_event_is_not_lost_with_the_worker(
     worker: DrivenWorker, points: Points, driven_clock: DrivenClock, write: str
@@ -236,6 +241,7 @@ def test_a_waiting_run_can_be_interrupted(worker: DrivenWorker) -> None:
     assert deliver(comment())["matched"] == 0
 
 
+@pytest.mark.postgresql
 def test_an_event_that_came_first_is_not_kept_from_an_interrupted_run(worker: DrivenWorker) -> None:
     (run,) = waiting_run(worker)
     make_source()

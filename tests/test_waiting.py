@@ -68,7 +68,7 @@ def test_a_waiting_run_holds_no_step_no_lease_and_no_slot(
     agent = make_agent(scale=1, **definition)
     first = worker.drive(submit(agent))
     assert (first.status, first.has_slot, first.lease_owner, first.lease_expires_at) == ("waiting", False, "", None)
-    assert worker._active() == []
+    assert worker.lease_thread.active() == []
     second = worker.drive(submit(agent))
     assert (second.status, reload(first).status) == ("waiting", "waiting")
     driven_clock.forward(30)

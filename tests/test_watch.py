@@ -30,8 +30,22 @@ from django.test.utils import CaptureQueriesContext
 
 from agentfleet.celery import app
 from agents import clock, journal
-from agents.models import Agent, ApiToken
-from runs import alerts, breaker, canaries, dashboard, images, intake, lateness, notices, queue, readiness, tasks, watch
+from agents.models import Agent, ApiToken, Schedule
+from runs import (
+    alerts,
+    breaker,
+    canaries,
+    dashboard,
+    images,
+    intake,
+    lateness,
+    notices,
+    outgoing,
+    queue,
+    readiness,
+    tasks,
+    watch,
+)
 from runs import worker as worker_module
 from runs.models import Alert, Canary, Host, Run, Status, TriggerKind
 from tests.box import Box, kill
@@ -82,11 +96,18 @@ def fleet(db: None, driven_clock: DrivenClock, monkeypatch: pytest.MonkeyPatch) 
 def scheduled(cron: str = "10 12 * * *", *, turns: list[Any] | None = None, **changes: Any) -> Agent:
     """An agent with a schedule that counts from noon; it is due at ten past."""
     agent = make_agent(schedule=cron, turns=turns)
-    return change(agent, **{"schedule_since": NOON, "schedule_fired_at": NOON, **changes})
+    move(agent, since=NOON, fired_at=NOON)
+    return change(agent, **changes)
+
+
+def move(agent: Agent, **changes: Any) -> None:
+    """Change its schedule."""
+    Schedule.objects.filter(agent=agent).update(**changes)
 
 
 def change(agent: Agent, **changes: Any) -> Agent:
-    Agent.objects.filter(pk=agent.pk).update(**changes)
+    if changes:
+        Agent.objects.filter(pk=agent.pk).update(**changes)
     return Agent.objects.get(pk=agent.pk)
 
 
@@ -112,7 +133,7 @@ def test_a_tick_nobody_fires_is_late_once_its_grace_is_over_and_until_it_is_fire
     assert Alert.objects.count() == 1
     assert "agent dev was due at 2026-11-20 12:10:00 UTC" in Alert.objects.get().message
     run = submit(agent, scheduled_for=NOON + 10 * MINUTE)
-    change(agent, schedule_fired_at=run.scheduled_for)
+    move(agent, fired_at=run.scheduled_for)
     fleet.pass_by(5)
     assert standing() == []
 
@@ -131,7 +152,7 @@ def test_an_agent_that_may_not_start_is_not_late(fleet: Fleet, why: dict[str, An
 def test_a_tick_that_was_fired_and_left_neither_run_nor_reason_is_late(fleet: Fleet) -> None:
     """The next time moves on, and nothing happens: nobody would see it from the times alone."""
     agent = scheduled()
-    change(agent, schedule_fired_at=NOON + 10 * MINUTE)
+    move(agent, fired_at=NOON + 10 * MINUTE)
     fleet.pass_by(900)
     assert standing() == [("schedule.late", str(agent.pk))]
     assert "neither a run nor a reason" in Alert.objects.get().message
@@ -143,14 +164,14 @@ def test_a_tick_that_was_fired_and_left_neither_run_nor_reason_is_late(fleet: Fl
 @in_rows
 def test_a_moment_that_is_no_tick_needs_no_run(fleet: Fleet) -> None:
     """Whatever counts from now on stores the time of day; so does a new schedule in place of another."""
-    scheduled("0 15 * * *", schedule_since=None, schedule_fired_at=NOON - 7 * MINUTE)
+    move(scheduled("0 15 * * *"), since=NOON - 9 * MINUTE, fired_at=NOON - 7 * MINUTE)
     fleet.pass_by(120)
     assert standing() == []
 
 
 @in_rows
 def test_ticks_before_the_schedule_counts_are_of_no_concern(fleet: Fleet) -> None:
-    scheduled("*/10 * * * *", schedule_since=NOON, schedule_fired_at=NOON - 60 * MINUTE)
+    move(scheduled("*/10 * * * *"), fired_at=NOON - 60 * MINUTE)
     fleet.pass_by(600)
     assert standing() == []
 
@@ -158,7 +179,7 @@ def test_ticks_before_the_schedule_counts_are_of_no_concern(fleet: Fleet) -> Non
 @in_rows
 def test_a_schedule_that_cannot_be_read_any_more_is_late(fleet: Fleet) -> None:
     agent = scheduled()
-    change(agent, timezone="Europe/Atlantis")
+    move(agent, timezone="Europe/Atlantis")
     fleet.pass_by(70)
     assert standing() == [("schedule.late", str(agent.pk))]
     assert "Europe/Atlantis" in Alert.objects.get().message
@@ -902,6 +923,7 @@ def test_every_kind_of_alert_is_told() -> None:
         breaker.KIND,
         intake.DEAD_LETTERS,
         images.FAILED,
+        outgoing.FAILED,
     }
     assert set(first_column(STATES, "Alerts")) == kinds
     assert set(dashboard.PAGES) <= kinds

@@ -13,16 +13,18 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from agents import clock
 from agents.models import Agent
 from runs import payloads, queue
-from runs.models import Run
+from runs.models import DeadLetter, Run
 from tests.conftest import Rung
 from tests.making import make_agent, make_workspace
+from webhooks import refusals
 from webhooks.models import Delivery, Source, Trigger
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 SECRET = "a-secret-of-some-length"
 PAYLOADS = Path(__file__).parent / "data" / "github"
@@ -71,6 +73,7 @@ def post(
     return Client().post(f"/webhooks/{path}", data=body, content_type=content_type, headers=sent)
 
 
+@pytest.mark.postgresql
 def test_a_signed_event_is_kept_and_starts_every_agent_that_listens(rung: Rung) -> None:
     source = make_source()
     first, second, other = make_agent("a"), make_agent("b"), make_agent("c")
@@ -98,22 +101,92 @@ def test_two_triggers_of_one_agent_start_it_twice() -> None:
     assert post(payload()).json()["matched"] == 2
 
 
+@pytest.mark.postgresql
 def test_an_event_that_matches_nothing_is_kept_with_the_reason() -> None:
     listen(make_agent(), make_source(), events=["push"])
     assert post(payload()).json() == {"ok": True, "matched": 0, "skipped": 0, "runs": []}
-    assert Delivery.objects.get().reason == "no trigger matches"
+    delivery = Delivery.objects.get()
+    assert (delivery.reason, delivery.outcome, delivery.sender) == ("no trigger matches", "no_match", "Codertocat")
+    assert bytes(delivery.body) == payload()
+    assert (delivery.context or {})["title"] == "Spelling error in the README file"
 
 
-@pytest.mark.parametrize("state", ["paused", "gone", "off"])
+@pytest.mark.postgresql
+def test_storing_what_matches_nothing_is_one_statement() -> None:
+    listen(make_agent(), make_source(), events=["push"])
+    post(payload())
+    with CaptureQueriesContext(connection) as asked:
+        post(payload("issue_comment.created"), event="issue_comment")
+    assert [query["sql"].split()[0] for query in asked] == ["INSERT"]
+    assert Delivery.objects.count() == 2
+
+
+@pytest.mark.postgresql
+def test_what_has_changed_since_the_last_request_counts_for_the_next() -> None:
+    source, agent = make_source(), make_agent()
+    body = iter(json.dumps({**json.loads(payload()), "action": f"act {number}"}).encode() for number in range(9))
+    assert post(next(body)).json()["matched"] == 0
+    listen(agent, source)
+    assert post(next(body)).json()["matched"] == 1
+    Source.objects.filter(pk=source.pk).update(options={"own": ["Codertocat"]})
+    assert post(next(body)).json()["matched"] == 0
+    source.refresh_from_db()
+    source.options = {}
+    source.save(update_fields=["options"])
+    assert post(next(body)).json()["matched"] == 1
+    agent.webhook_triggers.all().delete()
+    assert post(next(body)).json()["matched"] == 0
+    source.delete()
+    assert post(next(body)).status_code == 404
+    make_source("another")
+    assert post(next(body)).status_code == 200
+
+
+def test_a_flood_of_forged_requests_is_counted_and_hardly_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_source()
+    refusals.write()  # what the tests before it have left
+    monkeypatch.setattr(refusals, "EVERY", 3600.0)
+    with CaptureQueriesContext(connection) as asked:
+        for _ in range(30):
+            post(payload(), {"X-Hub-Signature-256": None})
+    assert len([query for query in asked if query["sql"].startswith("UPDATE")]) <= 1
+    refusals.write()
+    source.refresh_from_db()
+    assert source.refused_count == 30
+
+
+@pytest.mark.postgresql
+def test_a_delivery_says_of_every_trigger_that_matched_what_came_of_it() -> None:
+    source = make_source()
+    full, off = make_agent("full", max_work_queue=0), make_agent("off", scale=0)
+    for agent in (full, off):
+        listen(agent, source)
+    listen(full, source, 1)
+    assert post(payload()).json()["matched"] == 1
+    letter = DeadLetter.objects.get()
+    started, kept, skipped = Delivery.objects.get().decisions
+    assert started == {"agent": "full", "index": 0, "run": Run.objects.get().pk}
+    assert kept == {
+        "agent": "full",
+        "index": 1,
+        "deadLetter": letter.pk,
+        "reason": f"{letter.reason}: kept as {letter.pk}",
+    }
+    assert skipped == {"agent": "off", "index": 0, "reason": "agent off is switched off (scale 0)"}
+
+
+@pytest.mark.parametrize("state", ["paused", "gone", "off", "fleet"])
 def test_an_agent_that_may_not_start_is_counted_as_skipped_and_says_why(state: str) -> None:
     agent = make_agent(scale=0) if state == "off" else make_agent()
     if state == "paused":
         queue.pause(agent)
     if state == "gone":
         Agent.objects.update(active=False)
+    if state == "fleet":
+        queue.pause_fleet(agent.workspace)
     listen(agent, make_source())
     assert post(payload()).json() == {"ok": True, "matched": 0, "skipped": 1, "runs": []}
-    assert "agent dev" in Delivery.objects.get().reason
+    assert ("the fleet is paused" if state == "fleet" else "agent dev") in Delivery.objects.get().reason
 
 
 @pytest.mark.parametrize(
@@ -126,6 +199,7 @@ def test_an_unsigned_or_forged_request_leaves_nothing_but_a_count(signature: str
     assert (answer.status_code, answer.json()) == (401, {"error": "signature validation failed"})
     assert not Delivery.objects.exists()
     assert not Run.objects.exists()
+    refusals.write()
     source.refresh_from_db()
     assert source.refused_count == 1
     assert source.refused_at is not None
@@ -197,6 +271,7 @@ def test_json_of_another_shape_is_kept_and_starts_nothing(body: bytes) -> None:
     assert Delivery.objects.get().context is None
 
 
+@pytest.mark.postgresql
 def test_text_that_no_database_holds_is_stored_all_the_same() -> None:
     listen(make_agent(), make_source())
     body = json.dumps({**json.loads(payload()), "action": "o\x00pened \ud800"}).encode()
@@ -227,6 +302,7 @@ def test_too_large_a_body_is_refused_before_its_signature_is_looked_at() -> None
     assert (answer.status_code, answer.json()) == (413, {"error": "payload too large"})
 
 
+@pytest.mark.postgresql
 def test_a_repeated_delivery_starts_nothing_and_is_answered_with_the_first_ones_runs() -> None:
     listen(make_agent(), make_source())
     first = post(payload()).json()
@@ -236,6 +312,7 @@ def test_a_repeated_delivery_starts_nothing_and_is_answered_with_the_first_ones_
     assert [delivery.duplicate_of_id is not None for delivery in Delivery.objects.order_by("pk")] == [False, True]
 
 
+@pytest.mark.postgresql
 def test_a_body_that_started_nothing_may_come_again() -> None:
     agent = make_agent()
     listen(agent, make_source())
@@ -245,6 +322,7 @@ def test_a_body_that_started_nothing_may_come_again() -> None:
     assert post(payload()).json()["matched"] == 1
 
 
+@pytest.mark.postgresql
 def test_after_the_window_the_same_body_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     listen(make_agent(), make_source())
     post(payload())
@@ -259,6 +337,7 @@ def test_an_event_whose_body_does_not_say_which_it_is_is_never_a_duplicate() -> 
     assert [post(body, event="repository_dispatch").json()["matched"] for _ in range(2)] == [1, 1]
 
 
+@pytest.mark.postgresql
 def test_the_same_delivery_from_many_threads_starts_one_run() -> None:
     listen(make_agent(), make_source())
     run_parallel(lambda: post(payload()), 6)

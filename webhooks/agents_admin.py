@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import QuerySet, prefetch_related_objects
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern
 from unfold.admin import ModelAdmin
@@ -33,6 +33,7 @@ from webhooks.agents_pages import (
     next_fires,
     state_of,
 )
+from webhooks.polls.pages import LookNow
 
 
 class AgentList(ChangeList):
@@ -43,6 +44,7 @@ class AgentList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         agents: list[Any] = list(self.result_list)
+        prefetch_related_objects(agents, "schedules")
         found = activities(agents)
         for agent in agents:
             agent.activity = found[agent.pk]
@@ -52,7 +54,7 @@ class AgentList(ChangeList):
 @admin.register(Agent)
 class AgentAdmin(Operated, ModelAdmin):
     list_display = ("title_cell", "state", "work", "fires", "last_run", "models", "limits")
-    list_select_related = ("version",)
+    list_select_related = ("version", "workspace")
     list_filter = ("project", "kind")
     list_per_page = 25
     search_fields = ("name", "description")
@@ -77,7 +79,8 @@ class AgentAdmin(Operated, ModelAdmin):
     @display(description="Schedule", header=True)
     def fires(self, agent: Agent) -> list[str]:
         following = next_fires(agent, 1)
-        return [agent.schedule or "-", f"next {following[0]} {agent.timezone}" if following else ""]
+        said = "; ".join(map(str, agent.schedules.all()))
+        return [said or "-", f"next {following[0]}" if following else ""]
 
     @display(description="Last run", label=COLORS)
     def last_run(self, agent: Any) -> tuple[str, str] | None:
@@ -122,6 +125,7 @@ class AgentAdmin(Operated, ModelAdmin):
         return [
             page(self, "<str:object_id>/edit/", EditAgent),
             page(self, "<str:object_id>/reset/", ResetAgent),
+            page(self, "<str:object_id>/polls/<int:poll>/look/", LookNow),
             page(self, "<str:object_id>/images/", AgentImages),
             page(self, "<str:object_id>/images/<int:build>/log/", BuildLog),
             page(self, "<str:object_id>/images/build/", BuildAgain),

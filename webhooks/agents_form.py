@@ -24,9 +24,10 @@ from agents import schedule
 from agents.models import NAME_LENGTH, Agent, Workspace, valid_name
 from agents.pages import LARGEST, Page, Refused, change_url, plain_lines
 from agents.spec import AgentSpec, ModelSpec, ProjectSpec
-from webhooks import projects
+from webhooks import projects, schedule_lines
 from webhooks.agents_pages import OfAgent
 
+PLAIN = ("description", "instructions", "timezone", "scale")
 LIMITS = ("turns", "wall_seconds", "idle_seconds", "tokens", "usd")
 
 
@@ -39,10 +40,12 @@ class AgentForm(forms.Form):
     provider = forms.CharField(max_length=40, widget=UnfoldAdminTextInputWidget())
     model = forms.CharField(max_length=200, widget=UnfoldAdminTextInputWidget())
     schedule = forms.CharField(
-        max_length=100,
+        max_length=10_000,
         required=False,
-        widget=UnfoldAdminTextInputWidget(),
-        help_text="Cron, such as 0 9 * * mon-fri; empty: none.",
+        label="Schedules",
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),
+        help_text="One a line: 0 9 * * mon-fri, or @every 15m; what is to be said of it behind bars: "
+        "0 9 * * * | zone Asia/Kolkata | jitter 5m | missed all | within 2h. Empty: none.",
     )
     timezone = forms.CharField(max_length=64, widget=UnfoldAdminTextInputWidget(), help_text="Such as Europe/Berlin.")
     scale = forms.IntegerField(
@@ -103,7 +106,7 @@ class AgentForm(forms.Form):
         try:
             schedule.check("@daily", asked.get("timezone", "UTC"))
             field = "schedule"
-            schedule.check(asked.get("schedule") or "@daily", asked.get("timezone", "UTC"))
+            asked["schedules"] = schedule_lines.read(asked.get("schedule", ""), asked.get("timezone", "UTC"))
         except schedule.BadSchedule as error:
             self.add_error(field, str(error))
         return asked
@@ -111,11 +114,12 @@ class AgentForm(forms.Form):
     @staticmethod
     def initial_of(spec: AgentSpec) -> dict[str, Any]:
         first = spec.models[0] if spec.models else ModelSpec(provider="anthropic", model="")
-        said = {name: getattr(spec, name) for name in ("description", "instructions", "schedule", "timezone", "scale")}
+        said = {name: getattr(spec, name) for name in PLAIN}
         limits = {name: getattr(spec.limits, name) for name in LIMITS}
         return {
             **said,
             **limits,
+            "schedule": schedule_lines.written(spec.schedules),
             "max_work_queue": spec.max_work_queue,
             "provider": first.provider,
             "model": first.model,
@@ -128,7 +132,7 @@ class AgentForm(forms.Form):
         first = known.models[0] if known.models else ModelSpec(provider="", model="")
         return replace(
             known,
-            **{name: asked[name] for name in ("description", "instructions", "schedule", "timezone", "scale")},
+            **{name: asked[name] for name in (*PLAIN, "schedules")},
             models=(replace(first, provider=asked["provider"], model=asked["model"]), *known.models[1:]),
             limits=replace(known.limits, **{name: asked[name] for name in LIMITS if asked[name] is not None}),
             max_work_queue=known.max_work_queue if asked["max_work_queue"] is None else asked["max_work_queue"],

@@ -6,16 +6,15 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from django import forms
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.views.generic import TemplateView
 from unfold.widgets import UnfoldAdminTextareaWidget
 
-from agents import clock, schedule
+from agents import clock, timetable
 from agents.ids import new_id
-from agents.models import Agent, AgentEvent, AgentFile
+from agents.models import Agent, AgentEvent, AgentFile, Missed, Schedule
 from agents.pages import LARGEST, Deed, PageOfRow, Refused, change_url, length, moment, plain_lines, pretty
 from agents.spec import AgentSpec, Approvals, Breaker, Limits
 from runs import images_admin, queue
@@ -23,6 +22,7 @@ from runs.facts import COLORS, code_of, duration
 from runs.lifecycle import Cause
 from runs.models import Run, Status, TriggerKind
 from webhooks.dead_letters_admin import list_url, unreplayed
+from webhooks.polls import told
 
 RUNS_SHOWN = 10
 VERSIONS_SHOWN = 10
@@ -65,20 +65,23 @@ def state_of(agent: Agent) -> tuple[str, str]:
         return "gone", "not in its folder"
     if agent.scale == 0:
         return "off", "off"
-    if agent.paused:
-        return "paused", "paused"
+    if agent.paused or agent.workspace.paused_at:
+        return "paused", "paused" if agent.paused else "fleet paused"
     return ("broken", "broken") if agent.broken else ("active", "active")
 
 
 def next_fires(agent: Agent, count: int) -> list[str]:
-    """Its next fire times in its own zone; empty where nothing will fire."""
-    if not agent.schedule or agent.refusal:
+    """Its next fire times, each in its own zone; empty where nothing will fire."""
+    if agent.refusal:
         return []
-    try:
-        ticks = schedule.upcoming(agent.schedule, agent.timezone, after=clock.now(), count=count)
-    except schedule.BadSchedule:
-        return []
-    return [f"{tick.astimezone(ZoneInfo(agent.timezone)):%a %Y-%m-%d %H:%M:%S}" for tick in ticks]
+    return [str(tick) for tick in timetable.upcoming(agent.schedules.all(), after=clock.now(), count=count)]
+
+
+def schedule_in_words(schedule: Schedule) -> str:
+    """0 9 * * * Europe/Berlin, up to 5 min later; missed: all within 2 h 00 min"""
+    jitter = f", up to {length(schedule.jitter_seconds)} later" if schedule.jitter_seconds else ""
+    window = f" within {length(schedule.missed_seconds)}" if schedule.missed_seconds else ""
+    return f"{schedule}{jitter}; missed: {schedule.missed}{'' if schedule.missed == Missed.SKIP else window}"
 
 
 def step_in_words(step: Mapping[str, Any]) -> str:
@@ -143,7 +146,9 @@ class AgentPage(OfAgent, TemplateView):
             state=state,
             state_color=STATES[kind],
             activity=activities([agent])[agent.pk],
+            schedules=[schedule_in_words(schedule) for schedule in agent.schedules.all()],
             fires=next_fires(agent, FIRES_SHOWN),
+            polls=told.lines(agent),
             runs=recent_runs(agent),
             events=recent_events(agent),
             images=images_admin.of(agent),
@@ -210,7 +215,7 @@ def definition(spec: AgentSpec) -> list[tuple[str, str]]:
         ("Attempts", attempts_in_words(spec)),
         ("Breaker", breaker_in_words(spec.breaker)),
         ("Reruns", f"{spec.max_reruns} in a row at most"),
-        ("Tick without a free slot", {"skip": "left out", "queue": "waits"}[spec.overlap] if spec.schedule else ""),
+        ("Tick without a free slot", {"skip": "left out", "queue": "waits"}[spec.overlap] if spec.schedules else ""),
         ("Claim key", spec.coalesce.key),
         ("A second of one key", SECOND_OF_A_KEY[spec.coalesce.mode] if spec.coalesce.key else ""),
         ("Asks leave for", approvals_in_words(spec.approvals)),

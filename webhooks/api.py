@@ -16,10 +16,16 @@ from rest_framework.views import APIView
 
 from agents import manifest
 from agents.manifest import checks, export
+from runs.api.agents import detail
 from runs.api.auth import workspace_of
+from runs.api.bodies import Strict
 from runs.api.errors import ApiError
-from runs.api.tasks import ERROR, Strict
+from runs.api.schema import ERROR
 from webhooks import credentials, projects
+from webhooks.polls import rows as polls
+from webhooks.polls import told
+
+detail("polls", told.described)  # what the REST of runs cannot know
 
 
 class Bundle(Strict):
@@ -75,8 +81,9 @@ class Projects(APIView):
             raise ApiError(400, "INVALID_PROJECT", f"the project has {len(faults)} faults", faults) from error
         except projects.NameTaken as error:
             raise ApiError(409, "NAME_TAKEN", str(error)) from error
-        told = credentials.warnings(workspace_of(request), reading.project)
-        warnings = [asdict(warning) for warning in (*reading.warnings, *told)]
+        lacking = credentials.warnings(workspace_of(request), reading.project)
+        lacking += [manifest.Fault("polls", None, fault) for fault in polls.refused_here(reading.project)]
+        warnings = [asdict(warning) for warning in (*reading.warnings, *lacking)]
         return Response({**asdict(changes), "warnings": warnings})
 
 

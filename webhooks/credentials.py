@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from agents import credentials
+from agents.credential_types import OUTGOING
 from agents.credentials import CredentialError, Reference
 from agents.credentials.references import Standing, kept, parsed, standing
 from agents.manifest import Fault
 from agents.models import Agent, Credential, Workspace
-from agents.spec import AgentSpec, ProjectSpec, SourceSpec
+from agents.spec import AgentSpec, PollSpec, ProjectSpec, SourceSpec
+from runs.models import Outgoing
+from webhooks import outgoing
 from webhooks.models import Source
+from webhooks.polls import addresses
 from webhooks.providers import PROVIDERS
 
-SIGNING = frozenset(provider.secret_credential for provider in PROVIDERS.values())
+SIGNING = frozenset({OUTGOING, *filter(None, (provider.secret_credential for provider in PROVIDERS.values()))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +29,26 @@ class Listed:
     used_by: list[str]
 
 
-def named_by(project: ProjectSpec) -> list[Reference]:
-    """What a project's agents and sources refer to."""
-    agents = [reference for spec in project.agents for reference in parsed(spec.credentials)]
-    return [*agents, *(reference for spec in project.sources for reference in of_source(spec))]
+def named_by(project: ProjectSpec) -> Mapping[Reference, list[str]]:
+    """What a project's agents and sources refer to, and who does, as `users`."""
+    named = [(f"agent {spec.name}", dict.fromkeys(parsed(spec.credentials))) for spec in project.agents]
+    named += [(f"poll {poll.name} of {spec.name}", polled_with(poll)) for spec in project.agents for poll in spec.polls]
+    named += [(f"source {spec.name}", dict.fromkeys(of_source(spec))) for spec in project.sources]
+    named += [(f"outgoing webhook {spec.name}", dict.fromkeys(outgoing.reference(spec))) for spec in project.outgoing]
+    found: dict[Reference, list[str]] = defaultdict(list)
+    for user, references in named:
+        for reference in references:
+            found[reference].append(user)
+    return found
+
+
+def polled_with(poll: PollSpec) -> dict[Reference, Any]:
+    return dict.fromkeys(addresses.named_in(poll.headers))
 
 
 def of_source(source: Source | SourceSpec) -> list[Reference]:
     provider = PROVIDERS.get(source.provider)
-    return [Reference(provider.secret_credential, source.credential)] if provider else []
+    return [Reference(provider.secret_credential, source.credential)] if provider and provider.secret_credential else []
 
 
 def users(workspace: Workspace) -> Mapping[Reference, list[str]]:
@@ -43,9 +59,15 @@ def users(workspace: Workspace) -> Mapping[Reference, list[str]]:
         spec: AgentSpec = agent.shown_spec
         for reference in dict.fromkeys(parsed(spec.credentials)):
             found[reference].append(f"agent {agent.name}")
+        for poll in spec.polls:
+            for reference in polled_with(poll):
+                found[reference].append(f"poll {poll.name} of {agent.name}")
     for source in Source.objects.filter(workspace=workspace, active=True).order_by("name"):
         for reference in of_source(source):
             found[reference].append(f"source {source.name}")
+    for row in Outgoing.objects.filter(workspace=workspace, active=True).order_by("name"):
+        for reference in outgoing.reference(row):
+            found[reference].append(f"outgoing webhook {row.name}")
     return found
 
 
@@ -64,19 +86,19 @@ def _listed(reference: Reference, workspace: Workspace, named: Mapping[Reference
 def warnings(workspace: Workspace, project: ProjectSpec) -> list[Fault]:
     """A sentence for everything that a project names and nobody knows, or nobody could use now."""
     told = []
-    for reference in sorted(set(named_by(project))):
+    for reference, who in sorted(named_by(project).items()):
         try:
             if credentials.type_of(reference.type) is None:
                 told.append(f"type {reference.type} is not known: its files reach the sandbox, no variables")
             if not credentials.is_host_only(reference.type) or reference.type in SIGNING:
-                told += _unusable(reference, workspace)
+                told += _unusable(reference, who, workspace)
         except CredentialError as error:
             told = [str(error)]
             break
     return [Fault("credentials", None, sentence) for sentence in told]
 
 
-def _unusable(reference: Reference, workspace: Workspace) -> list[str]:
+def _unusable(reference: Reference, who: Iterable[str], workspace: Workspace) -> list[str]:
     known = standing(reference, workspace.name)
     mend = "" if known.word == "faulty" else f": add it with `agentfleet creds add {reference}`"
-    return [f"{reference}: {known.fault}{mend}"] if known.fault else []
+    return [f"{reference}, for {', '.join(who)}: {known.fault}{mend}"] if known.fault else []

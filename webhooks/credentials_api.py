@@ -13,8 +13,9 @@ from rest_framework.views import APIView
 from agents.credentials import CredentialError, Reference, is_name
 from agents.credentials.rows import RowStore
 from runs.api.auth import Caller, workspace_of
+from runs.api.bodies import Strict, Text
 from runs.api.errors import ApiError
-from runs.api.tasks import ERROR, Strict, Text
+from runs.api.schema import ERROR
 from webhooks import credentials
 
 LARGEST = 64 * 1024  # characters of one value

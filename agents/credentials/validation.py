@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from agents.credential_types import CredentialType, Probe
+
+if TYPE_CHECKING:
+    import httpx
 
 WITHIN = 15.0  # seconds
 
@@ -41,6 +42,8 @@ def shape_fault(kind: CredentialType, values: Mapping[str, str]) -> str:
 
 def _refusal(probe: Probe, values: Mapping[str, str], http: httpx.Client) -> str:
     request = _filled(probe, values)
+    import httpx  # noqa: PLC0415 - a part of every web, for the few who ask a service
+
     where = httpx.URL(probe.url).host
     try:
         answer = http.request(probe.method, probe.url, timeout=WITHIN, follow_redirects=False, **request)

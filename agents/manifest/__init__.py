@@ -14,8 +14,10 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar, get_args
 
-from agents.manifest import checks, images, keys, shared
+from agents.manifest import cautions, checks, filters, images, keys, outgoing, shared
 from agents.manifest.folder import left_behind, read_folder
+from agents.manifest.poll_table import PollTable
+from agents.manifest.sources import SourceTable
 from agents.manifest.written import (
     Agent,
     Fault,
@@ -36,7 +38,10 @@ from agents.spec import (
     Limits,
     ModelSpec,
     Network,
+    PollSpec,
     ProjectSpec,
+    ScheduleSpec,
+    SignatureScheme,
     SourceSpec,
     ToolName,
     WebhookSpec,
@@ -66,13 +71,14 @@ def parse(files: Mapping[str, bytes], *, project: str, network: str | None = Non
     if whole is None:
         raise Faulty(faults)
     faults += [*checks.project_faults(whole), *checks.folder_faults(folders), *shared.faults(files)]
+    faults += outgoing.faults(whole, [agent.name for agent in agents])
     for agent in agents:
         faults += checks.agent_faults(agent, whole, network=network)
     if faults:
         raise Faulty(faults)
-    warnings = [*checks.project_warnings(whole, files), *images.warnings(files)]
+    warnings = [*cautions.project_warnings(whole, files), *outgoing.warnings(whole), *images.warnings(files)]
     for agent in agents:
-        warnings += checks.agent_warnings(agent, whole, network=network)
+        warnings += cautions.agent_warnings(agent, whole, network=network)
     given = {agent.name: images.with_project(shared.files_for(agent.files, files), files) for agent in agents}
     return Reading(_project_spec(whole, agents, given, name=project, network=network), in_order(warnings))
 
@@ -88,17 +94,25 @@ def _project_spec(
     return ProjectSpec(
         name=name,
         scale=project.table.scale,
-        sources=tuple(
-            SourceSpec(
-                name=name,
-                provider=source.type,
-                credential=source.credential,
-                allow_unsigned=source.allow_unsigned,
-            )
-            for name, source in sorted(project.table.webhooks.items())
-        ),
+        sources=tuple(_source(name, source) for name, source in sorted(project.table.webhooks.items())),
+        outgoing=outgoing.specs(project),
         agents=tuple(_agent_spec(agent, project, given[agent.name], network=network) for agent in agents),
         files=dict(given),
+    )
+
+
+def _source(name: str, table: SourceTable) -> SourceSpec:
+    return SourceSpec(
+        name=name,
+        provider=table.type,
+        credential=table.credential,
+        allow_unsigned=table.allow_unsigned,
+        own=tuple(table.own),
+        rate=table.rate,
+        sender_rate=table.sender_rate,
+        identical=table.identical,
+        duplicate_seconds=table.duplicate_seconds,
+        scheme=SignatureScheme(**table.scheme.model_dump()) if table.scheme else None,
     )
 
 
@@ -110,9 +124,10 @@ def _agent_spec(agent: Agent, project: Project, files: Mapping[str, bytes], *, n
         kind=agent.kind,
         instructions=agent.instructions,
         models=_models(agent, project),
-        schedule=table.schedule,
+        schedules=_schedules(table),
         timezone=table.timezone,
         webhooks=tuple(_webhook(entry, project) for entry in table.webhooks),
+        polls=tuple(map(_poll, table.polls)),
         params=_plain(table.params),
         credentials=tuple(map(keys.trimmed, table.credentials)),
         scale=agent.scale(project),
@@ -148,6 +163,27 @@ def _agent_spec(agent: Agent, project: Project, files: Mapping[str, bytes], *, n
     )
 
 
+def _schedules(table: keys.AgentTable) -> tuple[ScheduleSpec, ...]:
+    crons = [table.schedule] if isinstance(table.schedule, str) else table.schedule
+    plain = [ScheduleSpec(cron=cron) for cron in crons if cron]
+    full = (
+        ScheduleSpec(
+            cron=entry.cron,
+            timezone=entry.timezone,
+            jitter_seconds=entry.jitter,
+            missed=entry.missed,
+            missed_seconds=_first(entry.missed_within, otherwise=ScheduleSpec.missed_seconds),
+        )
+        for entry in table.schedules
+    )
+    return (*plain, *full)
+
+
+def _poll(entry: PollTable) -> PollSpec:
+    said = entry.model_dump()
+    return PollSpec(every_seconds=said.pop("every"), **said)
+
+
 def _build_args(table: keys.AgentTable | keys.ProjectTable) -> dict[str, str]:
     return table.build_args | table.build.args
 
@@ -172,7 +208,7 @@ def _models(agent: Agent, project: Project) -> tuple[ModelSpec, ...]:
 
 def _webhook(entry: Mapping[str, Any], project: Project) -> WebhookSpec:
     source = entry["source"]
-    return WebhookSpec(source=source, filters=keys.filters(entry, project.table.webhooks[source].type))
+    return WebhookSpec(source=source, filters=filters.effective(entry, project.table.webhooks[source].type))
 
 
 def _limits(agent: Agent, project: Project) -> Limits:

@@ -1,20 +1,19 @@
-"""What is wrong with a project that could be read, and what is worth a warning."""
+"""What is wrong with a project that could be read."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, time
 from pathlib import PurePosixPath
 from string import Formatter
 from typing import Any, get_args
 
 from agents import dockerfiles, schedule, storable
-from agents.credential_types import BUILT_IN
-from agents.manifest import keys, misfits, preflight
+from agents.manifest import filters, keys, misfits, polls, preflight
 from agents.manifest.lines import Place
-from agents.manifest.written import Agent, Fault, Project, agent_folders, defining
+from agents.manifest.written import Agent, Fault, Project, defining
 from agents.spec import Network, ToolName
 
 PATH_LENGTH = 500 - len(dockerfiles.OF_PROJECT)  # as they are stored, in a place of their own
@@ -24,7 +23,6 @@ _name = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _credential = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?::[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _field = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME_RULE = "use lower-case letters, digits and dashes, at most 63, first a letter or digit, and not the word default"
-_TRAPPED = frozenset({"schedule", "scale", "timeout", "maxWorkQueueSize"})
 
 
 def argument_faults(project: str, network: str | None) -> Iterator[Fault]:
@@ -50,6 +48,9 @@ def project_faults(project: Project) -> Iterator[Fault]:
     for name in project.names("webhooks"):
         if not _is_name(name):
             yield project.document.fault(("webhooks", name), f"{name} cannot name a source: {_NAME_RULE}")
+    for name in project.names("outgoing"):
+        if not _is_name(name):
+            yield project.document.fault(("outgoing", name), f"{name} cannot name an outgoing webhook: {_NAME_RULE}")
 
 
 def folder_faults(folders: Mapping[str, Mapping[str, bytes]]) -> Iterator[Fault]:
@@ -80,6 +81,7 @@ def agent_faults(agent: Agent, project: Project, *, network: str | None) -> Iter
     yield from _approval_faults(agent)
     yield from _command_faults(agent)
     yield from preflight.faults(agent)
+    yield from polls.faults(agent)
     yield from _json_faults(agent)
     yield from _whole_faults(agent, project, network=network)
     for index, entry in enumerate(agent.table.webhooks):
@@ -102,29 +104,48 @@ def _model_faults(agent: Agent, project: Project) -> Iterator[Fault]:
 
 
 def _schedule_faults(agent: Agent) -> Iterator[Fault]:
-    checks = [("timezone", "@hourly", agent.table.timezone)]
-    if agent.table.schedule:
-        checks.append(("schedule", agent.table.schedule, "UTC"))
-    for key, expression, timezone in checks:
-        try:
-            schedule.check(expression, timezone)
-        except schedule.BadSchedule as error:
-            yield agent.settings.fault((key,), str(error))
+    settings, table = agent.settings, agent.table
+    timezones: list[tuple[Place, str]] = [(("timezone",), table.timezone)]
+    named = [(index, entry.timezone) for index, entry in enumerate(table.schedules) if entry.timezone]
+    timezones += [(("schedules", index, "timezone"), timezone) for index, timezone in named]
+    for place, timezone in timezones:
+        if fault := _refused(schedule.check, "@hourly", timezone):
+            yield settings.fault(place, fault)
+    seen: set[tuple[str, str]] = set()
+    for place, entry in _schedules(table):
+        if fault := _refused(schedule.check, entry.cron, "UTC"):
+            yield settings.fault((*place, "cron"), fault)
+            continue
+        if fault := _refused(schedule.check_jitter, entry.cron, entry.jitter):
+            yield settings.fault((*place, "jitter"), fault)
+        if (entry.cron, entry.timezone or table.timezone) in seen:
+            yield settings.fault((*place, "cron"), f"{entry.cron} stands here a second time")
+        seen.add((entry.cron, entry.timezone or table.timezone))
+
+
+def _schedules(table: keys.AgentTable) -> Iterator[tuple[Place, keys.ScheduleTable]]:
+    """Each with its place, those of one line too."""
+    if isinstance(table.schedule, list):
+        for index, cron in enumerate(table.schedule):
+            yield ("schedule", index), keys.ScheduleTable.model_construct(cron=cron)
+    elif table.schedule:
+        yield ("schedule",), keys.ScheduleTable.model_construct(cron=table.schedule)
+    for index, entry in enumerate(table.schedules):
+        yield ("schedules", index), entry
+
+
+def _refused(check: Callable[..., None], *said: object) -> str:
+    try:
+        check(*said)
+    except schedule.BadSchedule as error:
+        return str(error)
+    return ""
 
 
 def _credential_faults(agent: Agent) -> Iterator[Fault]:
     for index, reference in enumerate(agent.table.credentials):
         if not _credential.fullmatch(keys.trimmed(reference)):
             message = f"{reference!r} is no credential: write type or type:instance, as in github_token:bot"
-            yield agent.settings.fault(("credentials", index), message)
-
-
-def _credential_warnings(agent: Agent) -> Iterator[Fault]:
-    """Of types that everybody knows; whether the server knows others, and has them, is for it to say."""
-    for index, reference in enumerate(agent.table.credentials):
-        kind = BUILT_IN.get(keys.trimmed(reference).partition(":")[0].strip())
-        if kind is not None and kind.host_only:
-            message = f"{reference} is used by agentfleet alone: the agent's sandbox does not get it"
             yield agent.settings.fault(("credentials", index), message)
 
 
@@ -208,8 +229,9 @@ def _json_faults(agent: Agent) -> Iterator[Fault]:
 def _whole_faults(agent: Agent, project: Project, *, network: str | None) -> Iterator[Fault]:
     """What only the agent as a whole can have wrong."""
     table = agent.table
-    if not (table.schedule or agent.says("webhooks") or table.task.enabled or agent.scale(project) == 0):
-        message = "nothing can start this agent: give it a schedule or webhooks, or leave [task] enabled"
+    starts_itself = agent.has_schedule or agent.says("webhooks") or agent.says("polls")
+    if not (starts_itself or table.task.enabled or agent.scale(project) == 0):
+        message = "nothing can start this agent: give it a schedule, webhooks or polls, or leave [task] enabled"
         yield agent.settings.fault(("task",), message)
     if agent.kind == "model" and defining(agent.files) == ["config.toml"]:
         yield Fault(f"{agent.folder}/SKILL.md", None, "is missing: it holds the agent's instructions")
@@ -226,116 +248,7 @@ def _entry_faults(entry: Mapping[str, Any], project: Project) -> Iterator[keys.M
         have = f"has {', '.join(sources)}" if sources else "has no [webhooks.<name>]"
         yield ("source",), f"there is no webhook source {source}: config.toml {have}"
     elif provider := project.provider(source):
-        yield from _filter_faults(entry, provider)
-
-
-def _filter_faults(entry: Mapping[str, Any], provider: str) -> Iterator[keys.Misfit]:
-    known, dropped = keys.FILTERS[provider], keys.dropped(entry, provider)
-    for key, value in entry.items():
-        if key in known and not _is_filter(value):
-            yield (key,), f"{key} must be text or a list of texts"
-        elif key in dropped and key in keys.known(keys.AgentTable):
-            yield (key,), misfits.stray(key, ("webhooks",))
-        elif key in dropped and keys.suggestion(key, known):
-            yield (key,), f"unknown filter {key}{keys.question(key, known)}"
-    if dropped and not keys.filters(entry, provider):
-        names = ", ".join(sorted(known))
-        unknown = f"{provider} has no filter {', '.join(dropped)}"
-        yield (), f"{unknown}, and without it the entry would match everything: use {names}"
-
-
-def _is_filter(value: Any) -> bool:
-    texts = value if isinstance(value, list) else [value]
-    return all(isinstance(text, str) for text in texts)
-
-
-def project_warnings(project: Project, files: Iterable[str]) -> Iterator[Fault]:
-    document = project.document
-    for key in document.data.keys() & keys.LATER_IN_PROJECT:
-        yield document.fault((key,), _not_yet(key))
-    for key in document.data.get("local", {}).keys() & keys.LATER_IN_LOCAL:
-        yield document.fault(("local", key), _not_yet(f"local.{key}"))
-    for key in document.data.get("gateway", {}).keys() & keys.LATER_IN_GATEWAY:
-        yield document.fault(("gateway", key), _not_yet(f"gateway.{key}"))
-    for name, source in project.table.webhooks.items():
-        if source.type != "github":
-            yield document.fault(("webhooks", name), f"webhooks from {source.type} are not yet received")
-        if source.allow_unsigned:
-            message = f"anybody who can reach this server may start the agents that listen to {name}: nothing is signed"
-            yield document.fault(("webhooks", name, "allowUnsigned"), message)
-    for folder, inner in agent_folders(dict.fromkeys(files, b"")).items():
-        if not defining(inner):
-            yield Fault(folder, None, "holds neither SKILL.md nor agent-config.toml, so it is no agent")
-
-
-def agent_warnings(agent: Agent, project: Project, *, network: str | None) -> Iterator[Fault]:
-    settings = agent.settings
-    yield from _run_warnings(agent, project, network=network)
-    yield from preflight.warnings(agent, agent.network(project) or network)
-    yield from _idle_warnings(agent)
-    yield from _credential_warnings(agent)
-    for key in settings.data.keys() & keys.LATER_IN_AGENT:
-        if agent.says(key):
-            yield settings.fault((key,), _not_yet(key))
-    if settings.file.endswith(".toml"):
-        for key in agent.table.params.keys() & _TRAPPED:
-            yield settings.fault(("params", key), f"{key} is a parameter here; as a setting it stands above [params]")
-    if project.table.scale is not None and agent.scale(project) > project.table.scale:
-        message = f"scale is more than the {project.table.scale} that the whole project may run at once"
-        yield settings.fault(("scale",), message)
-    for index, entry in enumerate(agent.table.webhooks):
-        provider = project.table.webhooks[entry["source"]].type
-        for place, message in _entry_warnings(entry, provider):
-            yield settings.fault(("webhooks", index, *place), message)
-    yield from _file_warnings(agent)
-
-
-def _run_warnings(agent: Agent, project: Project, *, network: str | None) -> Iterator[Fault]:
-    """What lets `apply` pass and every run fail."""
-    settings, wanted = agent.settings, agent.network(project) or network
-    if wanted in keys.LATER_NETWORKS:
-        yield settings.fault(("network",), f"network {wanted} cannot be had yet: the agent's runs will fail")
-    own = [agent.table.model] if agent.table.model else []
-    named = [project.table.models[name] for name in agent.table.models]
-    models = own or named or [model for model in [project.table.model] if model]
-    providers = {model.provider for model in models}
-    if agent.kind == "model" and providers and not providers & keys.PROVIDERS:
-        names = ", ".join(sorted(providers))
-        yield settings.fault(("models",), f"no provider of its models ({names}) can be asked yet: its runs will fail")
-
-
-def _idle_warnings(agent: Agent) -> Iterator[Fault]:
-    """Settings that do nothing because of another one."""
-    settings, table = agent.settings, agent.table
-    if table.retry == "never" and table.attempts.most is not None:
-        yield settings.fault(("attempts", "most"), 'attempts.most does nothing beside retry = "never"')
-    if "overlap" in settings.data and not table.schedule:
-        yield settings.fault(("overlap",), "overlap does nothing without a schedule: it is about its ticks")
-    if table.approvals.allow and table.approvals.ask != "on-miss":
-        yield settings.fault(("approvals", "allow"), 'approvals.allow does nothing without approvals.ask = "on-miss"')
-    if table.kind == "command":
-        for key in ("model", "models", "tools", "approvals"):
-            if agent.says(key):
-                yield settings.fault((key,), f"{key} does nothing for kind command: no model calls tools in its runs")
-
-
-def _entry_warnings(entry: Mapping[str, Any], provider: str) -> Iterator[keys.Misfit]:
-    for key in keys.dropped(entry, provider):
-        yield (key,), f"{provider} webhooks have no filter {key}: it is left out, so the entry matches more"
-    if not keys.filters(entry, provider):
-        yield (), f"the entry has no filter: everything that comes from {entry['source']} starts the agent"
-
-
-def _file_warnings(agent: Agent) -> Iterator[Fault]:
-    if agent.kind == "model" and not agent.instructions.strip():
-        yield Fault(agent.folder, None, "the agent has no instructions")
-    for name in {"SKILL.md", "config.toml"} & agent.files.keys():
-        if "agent-config.toml" in agent.files:
-            yield Fault(f"{agent.folder}/{name}", None, "is not read, because agent-config.toml is there")
-
-
-def _not_yet(key: str) -> str:
-    return f"{key}: accepted, but not yet carried out"
+        yield from filters.faults(entry, provider)
 
 
 def _unlike_json(value: Any, place: Place) -> Iterator[keys.Misfit]:

@@ -14,17 +14,16 @@ from typing import Any
 import tomli_w
 import yaml
 
-from agents import dockerfiles
-from agents.manifest import shared
+from agents import dockerfiles, rates
+from agents.manifest import filters, outgoing, shared
 from agents.manifest.written import TEST_SCRIPT, defining
-from agents.spec import AgentSpec, ModelSpec, ProjectSpec, SourceSpec
+from agents.spec import AgentSpec, ModelSpec, PollSpec, ProjectSpec, ScheduleSpec, SourceSpec
 
 WIDE = 10**6  # characters of a line: text is not folded
 
 # Field of a definition → the key that says it. What is not here has a way of its own, in `_settings` or in `files_of`.
 PLAIN = {
     "kind": "kind",
-    "schedule": "schedule",
     "timezone": "timezone",
     "params": "params",
     "credentials": "credentials",
@@ -58,6 +57,20 @@ PAIRED = {
     "hooks_pre": ("hooks", "pre"),
     "hooks_post": ("hooks", "post"),
 }
+
+
+# Of a schedule: field → key.
+SCHEDULE = {
+    "cron": "cron",
+    "timezone": "timezone",
+    "jitter_seconds": "jitter",
+    "missed": "missed",
+    "missed_seconds": "missed_within",
+}
+
+
+# Of a poll: field → key.
+POLL = {"every_seconds": "every"}
 
 
 def described(files: Mapping[str, bytes]) -> set[str]:
@@ -107,7 +120,8 @@ def _project_settings(project: ProjectSpec, names: Mapping[ModelSpec, str]) -> d
     scale = {} if project.scale is None else {"scale": project.scale}
     models = {name: _model(model) for model, name in names.items()}
     sources = {source.name: _source(source) for source in sorted(project.sources, key=lambda source: source.name)}
-    return scale | ({"models": models} if models else {}) | ({"webhooks": sources} if sources else {})
+    tables = {"models": models, "webhooks": sources, "outgoing": outgoing.written(project)}
+    return scale | {name: table for name, table in tables.items() if table}
 
 
 def _model_names(models: Iterable[ModelSpec]) -> dict[ModelSpec, str]:
@@ -136,7 +150,10 @@ def _source(source: SourceSpec) -> dict[str, Any]:
     said: dict[str, Any] = {"type": source.provider}
     if source.credential != SourceSpec.credential:
         said["credential"] = source.credential
-    return said | {"allowUnsigned": True} if source.allow_unsigned else said
+    if source.allow_unsigned:
+        said["allowUnsigned"] = True
+    # a rate that is none by choice is a word: nothing written is the default
+    return said | {name: rates.OFF if value == "" else value for name, value in source.options.items()}
 
 
 def _settings(spec: AgentSpec, names: Mapping[ModelSpec, str], *, has_script: bool) -> dict[str, Any]:
@@ -153,9 +170,37 @@ def _settings(spec: AgentSpec, names: Mapping[ModelSpec, str], *, has_script: bo
     for field, (table, key) in PAIRED.items():
         if getattr(spec, field) != getattr(unsaid, field):
             said.setdefault(table, {})[key] = _written(getattr(spec, field), None)
+    said |= schedules(spec)
+    if spec.polls:
+        said["polls"] = [{POLL.get(name, name): value for name, value in _said_of(poll)} for poll in spec.polls]
     if spec.webhooks:
-        said["webhooks"] = [{"source": entry.source, **entry.filters} for entry in spec.webhooks]
+        said["webhooks"] = [{"source": entry.source, **filters.nested(entry.filters)} for entry in spec.webhooks]
     return said
+
+
+def schedules(spec: AgentSpec) -> dict[str, Any]:
+    """In the shortest form: a text, a list of texts, or tables; nothing where there is none."""
+    plain = all(said == ScheduleSpec(cron=said.cron) for said in spec.schedules)
+    if plain and spec.schedules:
+        crons = [said.cron for said in spec.schedules]
+        return {"schedule": crons[0] if len(crons) == 1 else crons}
+    tables = [{SCHEDULE[name]: value for name, value in _said(entry)} for entry in spec.schedules]
+    return {"schedules": tables} if tables else {}
+
+
+def _said(entry: ScheduleSpec) -> Iterator[tuple[str, Any]]:
+    unsaid = ScheduleSpec(cron="")
+    for name in SCHEDULE:
+        if (value := getattr(entry, name)) != getattr(unsaid, name):
+            yield name, value
+
+
+def _said_of(poll: PollSpec) -> Iterator[tuple[str, Any]]:
+    """In the order of the definition."""
+    unsaid = PollSpec(name="")
+    for field in fields(poll):
+        if (value := getattr(poll, field.name)) != getattr(unsaid, field.name):
+            yield field.name, value
 
 
 def _written(value: Any, unsaid: Any) -> Any:

@@ -7,33 +7,33 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     AliasChoices,
-    BaseModel,
-    ConfigDict,
+    BeforeValidator,
     Field,
     field_validator,
-    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from agents.manifest.lines import Place
-from agents.spec import Failure, Network, Thinking
+from agents.manifest.outgoing_table import OutgoingTable
+from agents.manifest.poll_table import PollTable
+from agents.manifest.sources import SourceTable
+from agents.manifest.values import Count, Length, Name, Seconds, Table, length_of_time
+from agents.schedule import LONGEST
+from agents.spec import Failure, Missing, Network, Thinking
 
-Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Seconds = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Name = Annotated[str, Field(min_length=1, max_length=100)]
 Cpus = Annotated[float, Field(gt=0, le=1024, allow_inf_nan=False)]
 Misfit = tuple[Place, str]
 
 OUR_KEYS = frozenset(
     {
         *("kind", "timezone", "network", "tools", "priority", "image", "sandbox", "task", "limits", "command"),
-        *("retry", "attempts", "breaker", "coalesce", "overlap", "approvals"),
+        *("retry", "attempts", "breaker", "coalesce", "overlap", "approvals", "schedules", "polls"),
         *("memory", "cpus", "build", "build_args", "locks"),
     }
 )
@@ -50,28 +50,6 @@ LATER_IN_LOCAL = frozenset({"enabled"})
 LATER_IN_GATEWAY = frozenset({"port", "url", "maxChatSessions"})
 LATER_NETWORKS = frozenset({"allowlist"})
 PROVIDERS = frozenset({"anthropic", "scripted"})  # those that can be asked
-
-FILTERS: Mapping[str, frozenset[str]] = {
-    "github": frozenset(
-        {"events", "actions", "repos", "orgs", "org", "labels", "assignee", "author", "branches", "conclusions"}
-    ),
-    "sentry": frozenset({"resources"}),
-    "linear": frozenset({"events", "actions", "organizations", "labels", "assignee", "author"}),
-    "mintlify": frozenset({"events", "actions", "repos", "projects", "branches"}),
-    "discord": frozenset({"events", "guilds", "channels", "commands"}),
-    "slack": frozenset({"events", "channels", "team_ids"}),
-    "twitter": frozenset({"events", "repos", "users"}),
-    "test": frozenset({"events", "actions", "repos"}),
-}
-SECRETS = {
-    "github": "github_webhook_secret",
-    "sentry": "sentry_client_secret",
-    "linear": "linear_webhook_secret",
-    "mintlify": "mintlify_webhook_secret",
-    "discord": "discord_bot",
-    "slack": "slack_signing_secret",
-    "twitter": "x_twitter_api",
-}
 
 _MEANT = {
     "repository": ("repos",),
@@ -98,10 +76,6 @@ def _size(text: str) -> str:
 
 
 Memory = Annotated[str, AfterValidator(_size)]
-
-
-class Table(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 class ModelTable(Table):
@@ -145,23 +119,6 @@ class BuildTable(Table):
 class LocksTable(Table):
     one_at_a_time: bool | None = None
     seconds: Seconds | None = None
-
-
-class SourceTable(Table):
-    """`[webhooks.<name>]` of a project."""
-
-    type: Literal["github", "sentry", "linear", "mintlify", "discord", "slack", "twitter", "test"]
-    credential: Name = "default"
-    allow_unsigned: bool = Field(False, validation_alias=AliasChoices("allowUnsigned", "allow_unsigned"))
-
-    @model_validator(mode="before")
-    @classmethod
-    def _credential_by_its_type(cls, value: Any) -> Any:
-        """Later versions of the seed write `x_twitter_api = "MyBot"` for `credential = "MyBot"`."""
-        key = SECRETS.get(str(value.get("type"))) if isinstance(value, dict) else None
-        if key is None or key not in value or "credential" in value:
-            return value
-        return {"credential" if name == key else name: item for name, item in value.items()}
 
 
 class HooksTable(Table):
@@ -218,6 +175,7 @@ class ProjectTable(Table):
     models: dict[str, ModelTable] = {}
     local: LocalTable = LocalTable()
     webhooks: dict[str, SourceTable] = {}
+    outgoing: dict[str, OutgoingTable] = {}
     scale: Count | None = None
     default_scale: Count = Field(1, alias="defaultAgentScale")
     queue_size: Count | None = Field(None, validation_alias=AliasChoices("workQueueSize", "webhookQueueSize"))
@@ -232,6 +190,16 @@ class ProjectTable(Table):
     trigger_wait: Seconds | None = Field(None, alias="defaultWaitTimeout")
 
 
+class ScheduleTable(Table):
+    """`[[schedules]]`."""
+
+    cron: Annotated[str, Field(min_length=1, max_length=LONGEST)]
+    timezone: Annotated[str, Field(max_length=64)] = ""
+    jitter: Annotated[int, BeforeValidator(length_of_time), Field(ge=0, le=86_400)] = 0
+    missed: Missing = "latest"
+    missed_within: Length | None = None
+
+
 class AgentTable(Table):
     """An agent's settings, wherever its generation keeps them. Entries of `webhooks` are looked at elsewhere."""
 
@@ -241,7 +209,9 @@ class AgentTable(Table):
     credentials: list[str] = []
     models: list[str] = []
     model: ModelTable | None = None
-    schedule: str = Field("", max_length=100)
+    schedule: str | list[str] = ""
+    schedules: list[ScheduleTable] = []
+    polls: list[PollTable] = []
     webhooks: list[dict[str, Any]] = []
     hooks: HooksTable = HooksTable()
     preflight: list[PreflightTable] = []
@@ -283,6 +253,17 @@ class AgentTable(Table):
             )
         return value
 
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        """As of `command`."""
+        crons = value if isinstance(value, list) else [value]
+        if not all(isinstance(cron, str) for cron in crons):
+            raise PydanticCustomError("ours", "schedule must be text, or a list of texts")
+        if any(len(cron) > LONGEST for cron in crons):
+            raise PydanticCustomError("ours", f"schedule must have at most {LONGEST} characters")
+        return value
+
     @field_validator("command", mode="before")
     @classmethod
     def _text_or_words(cls, value: Any) -> Any:
@@ -310,16 +291,6 @@ def known(table: type[Table]) -> frozenset[str]:
         alias = field.validation_alias
         names.update(map(str, alias.choices) if isinstance(alias, AliasChoices) else [str(alias or name)])
     return frozenset(names | loose(table))
-
-
-def filters(entry: Mapping[str, Any], provider: str) -> dict[str, str | list[str]]:
-    """Those of a webhook entry that narrow it: an empty one is as good as none."""
-    return {key: value for key, value in entry.items() if key in FILTERS[provider] and value}
-
-
-def dropped(entry: Mapping[str, Any], provider: str) -> list[str]:
-    """Keys of a webhook entry that its provider does not know."""
-    return [key for key in entry if key != "source" and key not in FILTERS[provider]]
 
 
 def trimmed(reference: str) -> str:

@@ -25,22 +25,28 @@ from agents.manifest.keys import (
     Misfit,
     ModelTable,
     PreflightTable,
-    SourceTable,
-    Table,
+    ScheduleTable,
     TaskTable,
     known,
     loose,
     question,
 )
 from agents.manifest.lines import Place
+from agents.manifest.outgoing_table import OutgoingTable
+from agents.manifest.poll_table import PollTable
+from agents.manifest.sources import SchemeTable, SourceTable
+from agents.manifest.values import Table
 
 _INNER: Mapping[str, type[Table]] = {
     "model": ModelTable,
     "models": ModelTable,
     "local": LocalTable,
     "webhooks": SourceTable,
+    "outgoing": OutgoingTable,
     "hooks": HooksTable,
     "preflight": PreflightTable,
+    "schedules": ScheduleTable,
+    "polls": PollTable,
     "task": TaskTable,
     "limits": LimitsTable,
     "attempts": AttemptsTable,
@@ -50,6 +56,7 @@ _INNER: Mapping[str, type[Table]] = {
     "gateway": GatewayTable,
     "build": BuildTable,
     "locks": LocksTable,
+    "scheme": SchemeTable,
 }
 
 AnyTable = TypeVar("AnyTable", bound=Table)
@@ -108,7 +115,7 @@ def _remove(data: dict[str, Any], error: ErrorDetails) -> None:
     """Take out what does not fit: an unknown key alone, else the whole setting, or the one model or source."""
     place = error["loc"]
     if error["type"] != "extra_forbidden" or any(isinstance(step, int) for step in place):
-        named = place[0] in {"models", "webhooks"} and isinstance(data.get(str(place[0])), dict)
+        named = place[0] in {"models", "webhooks", "outgoing"} and isinstance(data.get(str(place[0])), dict)
         place = place[: 2 if named else 1]
     table: Any = data
     for step in place[:-1]:
@@ -162,5 +169,6 @@ def _unknown_key(root: type[Table], place: Place) -> str:
         return stray(key, place[:-1])
     if root is FrontMatter and key in known(AgentTable):
         return f"{key} means nothing above the instructions: put it into config.toml beside SKILL.md"
-    table = root if len(place) == 1 else _INNER[str(place[0])]
+    inner = place[2] if len(place) > 3 else place[0]  # [webhooks.<name>.scheme] is a table of its own
+    table = root if len(place) == 1 else _INNER[str(inner)]
     return f"unknown key {dotted(place)}{question(key, known(table))}"

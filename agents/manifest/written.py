@@ -13,11 +13,13 @@ from pathlib import PurePosixPath
 from typing import Any, Literal, TypeVar
 
 from agents.manifest import keys, misfits
+from agents.manifest.filters import FILTERS
 from agents.manifest.lines import Lines, Place, Unreadable, below, nearest, read_toml, read_yaml
 from agents.spec import Network
 
 TEST_SCRIPT = "test-script.sh"
-RUN_SCRIPT = f'cd /tmp && exec sh "$OLDPWD/{TEST_SCRIPT}"'  # begins where the agent's files are
+# Begins where the agent's files are, and the script where preflight and hooks do: HOME is /tmp.
+RUN_SCRIPT = f'cd "$HOME" && exec sh "$OLDPWD/{TEST_SCRIPT}"'
 
 _fence = re.compile(r"^---.*\n?", re.MULTILINE)
 
@@ -127,7 +129,7 @@ class Project:
     def provider(self, source: str) -> str | None:
         """The type of a source; None if it has none that is known."""
         named = self.document.data["webhooks"][source].get("type")
-        return named if isinstance(named, str) and named in keys.FILTERS else None
+        return named if isinstance(named, str) and named in FILTERS else None
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,10 @@ class Agent:
 
     def says(self, key: str) -> bool:
         return bool(self.settings.data.get(key))
+
+    @property
+    def has_schedule(self) -> bool:
+        return self.says("schedule") or self.says("schedules")
 
     @property
     def is_ours(self) -> bool:

@@ -10,8 +10,10 @@ from rest_framework.views import APIView
 
 from runs import approvals
 from runs.api.auth import Caller
+from runs.api.bodies import Strict, Text
 from runs.api.errors import ApiError
-from runs.api.tasks import ERROR, Strict, Text, run_or_404
+from runs.api.lookups import run_or_404
+from runs.api.schema import ERROR
 from runs.models import ApprovalState, Status
 
 LONGEST_REASON = 10_000  # characters

@@ -13,7 +13,9 @@ from rest_framework.views import APIView
 from runs import events, queue
 from runs.api.auth import workspace_of
 from runs.api.errors import ApiError
-from runs.api.tasks import ACCEPTED, ERROR, page_of, queue_full
+from runs.api.lookups import page_of
+from runs.api.schema import ACCEPTED, ERROR
+from runs.api.starting import queue_full
 from runs.models import DeadLetter
 
 
@@ -95,7 +97,7 @@ class DeadLetterReplay(APIView):
         except queue.AlreadyReplayed as done:
             raise already_replayed(letter) from done
         except queue.AgentRefuses as refusal:
-            raise ApiError(409, "AGENT_UNAVAILABLE", str(refusal)) from refusal
+            raise ApiError(409, refusal.code, str(refusal)) from refusal
         except queue.Coalesced as busy:
             raise ApiError(409, "CLAIM_KEY_BUSY", str(busy), {"taskId": busy.run_id}) from busy
         except queue.QueueFull as full:

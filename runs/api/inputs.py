@@ -12,8 +12,11 @@ from rest_framework.views import APIView
 
 from runs import events, inputs, queue
 from runs.api.auth import workspace_of
+from runs.api.bodies import LARGEST_INPUT, Strict, Text
 from runs.api.errors import ApiError
-from runs.api.tasks import ERROR, KEY, LARGEST_INPUT, Strict, Text, queue_full, run_or_404
+from runs.api.lookups import run_or_404
+from runs.api.schema import ERROR, KEY
+from runs.api.starting import queue_full
 from runs.models import InputMode, InputState, Run, RunInput, TriggerKind
 
 SPELLINGS = [spelling for spelling in inputs.MODES if spelling]
@@ -93,7 +96,7 @@ def send(request: Request, run: Run, message: str, mode: InputMode) -> tuple[Run
         text = f"task {run.pk} is a program that hears nothing while it runs"
         raise ApiError(400, "MODE_NOT_SUPPORTED", text) from error
     except queue.AgentRefuses as refusal:
-        raise ApiError(409, "AGENT_UNAVAILABLE", str(refusal)) from refusal
+        raise ApiError(409, refusal.code, str(refusal)) from refusal
     except queue.Coalesced as busy:
         raise ApiError(409, "CLAIM_KEY_BUSY", str(busy), {"taskId": busy.run_id}) from busy
     except queue.KeyReused as error:

@@ -13,7 +13,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from runs.api.tasks import ERROR, LONGEST_WAIT, SETTLED, WholeTask, run_or_404, seconds
+from runs.api.lookups import LONGEST_WAIT, run_or_404, seconds
+from runs.api.records import WholeTask
+from runs.api.schema import ERROR, SETTLED
 from runs.models import Run
 from runs.stream import waits_for_a_person
 

@@ -49,10 +49,10 @@ class Waits:
     async def wait(self, caller: Attempt, call_id: str, seconds: float) -> CallStatus:
         """The call's status when it is over, or after so many seconds. Raises NoSuchCall."""
         await self._ask(agent_calls.begin_wait, caller, call_id)
-        over = await self._ask(agent_calls.wait_over, caller, call_id)
+        over = await self._over(caller, call_id)
         if over is None:
             over = await self._wait(Waiting(caller, call_id, asyncio.get_running_loop().create_future()), seconds)
-        over = over or await self._ask(agent_calls.wait_over, caller, call_id)
+        over = over or await self._over(caller, call_id)
         if over is not None:
             return over
         now = await self._ask(agent_calls.status, caller, call_id)
@@ -89,13 +89,21 @@ class Waits:
         ended = await self._ask(ended_calls, {waiting.call_id for waiting in self._waiting})
         for waiting in [each for each in self._waiting if each.call_id in ended]:
             try:
-                over = await self._ask(agent_calls.wait_over, waiting.caller, waiting.call_id)
+                over = await self._over(waiting.caller, waiting.call_id)
             except agent_calls.NoSuchCall as error:
                 if not waiting.over.done():
                     waiting.over.set_exception(error)
                 continue
             if over is not None and not waiting.over.done():
                 waiting.over.set_result(over)
+
+    async def _over(self, caller: Attempt, call_id: str) -> CallStatus | None:
+        """As agent_calls.wait_over. As long as the caller waits for another call too, its slot stays with others."""
+        others = {each.call_id for each in self._waiting if each.caller.pk == caller.pk and each.call_id != call_id}
+        if not others or others <= await self._ask(ended_calls, others):
+            return await self._ask(agent_calls.wait_over, caller, call_id)
+        now = await self._ask(agent_calls.status, caller, call_id)
+        return now if now["status"] in OVER else None
 
 
 def ended_calls(call_ids: set[str]) -> set[str]:

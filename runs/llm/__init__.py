@@ -30,8 +30,9 @@ def choose(models: Sequence[ModelSpec]) -> ModelSpec:
                 return model
         except CredentialError as error:
             raise ModelError(str(error), code="CREDENTIAL_REFUSED") from error
-    names = ", ".join(dict.fromkeys(model.provider for model in models))
-    raise ModelError(f"there is no key for {names}", code="CREDENTIAL_MISSING")
+    names = list(dict.fromkeys(model.provider for model in models))
+    mend = f"add one with `agentfleet creds add {names[0]}_key`"
+    raise ModelError(f"there is no key for {', '.join(names)}: {mend}", code="CREDENTIAL_MISSING")
 
 
 def submit(request: Request) -> Future[Body]:

@@ -3,6 +3,7 @@
 from runs.models.gateway import Lock, LockWait, TriggerWait, TriggerWaitState
 from runs.models.images import BuildState, ImageBuild
 from runs.models.memory import Memory
+from runs.models.outgoing import Outgoing, OutgoingFormat, OutgoingMessage, OutgoingState
 from runs.models.people import Approval, ApprovalState, InputMode, InputState, RunInput
 from runs.models.run import KEEP_THE_SLOT, TERMINAL, Host, Run, Status, TriggerKind, WaitReason
 from runs.models.watch import Alert, Canary, DeadLetter
@@ -28,6 +29,10 @@ __all__ = [
     "LockWait",
     "Memory",
     "Message",
+    "Outgoing",
+    "OutgoingFormat",
+    "OutgoingMessage",
+    "OutgoingState",
     "Run",
     "RunInput",
     "SandboxState",

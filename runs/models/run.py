@@ -61,6 +61,7 @@ class TriggerKind(models.TextChoices):
     API = "api"
     MANUAL = "manual"
     RERUN = "rerun"
+    POLL = "poll"
 
 
 class Run(models.Model):
@@ -101,6 +102,10 @@ class Run(models.Model):
     ancestors = models.JSONField(
         default=list, help_text="Of a called run: the runs above it, [id, agent] from the first."
     )
+    root = models.CharField(
+        max_length=40, blank=True, help_text="The run that began all of this; empty: it began by itself."
+    )
+    hops = models.PositiveSmallIntegerField(default=0, help_text="Runs before it in the chain of causes.")
     idempotency_key = models.CharField(max_length=255, blank=True)
     request_digest = models.CharField(max_length=64, blank=True)
 
@@ -245,6 +250,8 @@ class Run(models.Model):
             models.Index("rerun_of", condition=Q(rerun_of__isnull=False), name="runs_by_rerun_of"),
             # a caller's calls: their state, and their cancellation
             models.Index("parent", condition=Q(parent__isnull=False), name="runs_by_parent"),
+            # intake: how many a run has set off in all
+            models.Index("root", condition=~Q(root=""), name="runs_by_root"),
             # the page of a delivery: what it started
             models.Index("caused_by", condition=~Q(caused_by=""), name="runs_by_cause"),
         ]

@@ -188,6 +188,20 @@ class Engine(ABC):
         """Every sandbox of this fleet that the engine has, running or not."""
 
     @abstractmethod
+    def try_network(self, policy: str) -> None:
+        """Make what a sandbox with that policy would stand on, and remove it again.
+
+        Raises Refused with what is missing, and SandboxError in the engine's own words.
+        """
+
+    @abstractmethod
+    def keep_networks(self) -> None:
+        """See that what filters this host's sandboxes stands, and put it back where somebody has taken it away.
+
+        Raises Refused, EngineDown.
+        """
+
+    @abstractmethod
     def remove_networks(self) -> None:
         """Remove what connects this host's sandboxes, where none stands on it, and what filters it."""
 

@@ -1,77 +1,44 @@
-"""Sandboxes as Docker containers, hardened by default. With the image builder, the only place that imports docker."""
+"""Sandboxes as Docker containers, hardened by default. Only this and the `docker_` modules beside it import docker."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
-import logging
 import socket
 import tarfile
 import time
-from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, cast
 
 import docker
-import docker.utils
-import requests.exceptions
-import urllib3.exceptions
 from django.conf import settings
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, NotFound
 from docker.types import LogConfig, Mount
 
-from runs.sandbox import ready, secrets
-from runs.sandbox.base import (
-    USER,
-    Command,
-    Engine,
-    EngineDown,
-    Following,
-    ImageMissing,
-    Refused,
-    Sandbox,
-    SandboxError,
-    SandboxGone,
-    Spec,
-)
+from runs.sandbox import secrets
+from runs.sandbox.base import USER, Command, Following, Sandbox, SandboxError, SandboxGone, Spec
 from runs.sandbox.container import EXTRA_CA, LABEL, TMPFS, environment, labels_of, workspace
-from runs.sandbox.docker_build import DockerBuild
+from runs.sandbox.docker_client import translated
+from runs.sandbox.docker_images import DockerImages
 from runs.sandbox.docker_stream import DockerFollowing
 from runs.sandbox.network import Link, Networks
 
-log = logging.getLogger(__name__)
-
 KEEPER = Path(__file__).with_name("keeper.sh").read_text()
 BOOT = Path(__file__).with_name("boot.sh").read_text()
-BUILT_BY = "agentfleet.built-by"  # on images made for agents, and on what their builds leave: the host
-IMAGE = "agentfleet.image"  # on images made for agents, and on what is made of them: the tag
 VERIFY_FOR = 30.0  # seconds to wait for a removal to be true
 GIVING = 30.0  # seconds that a sandbox may take to write its secrets, or to say them
-
 
 _fillers = ThreadPoolExecutor(max_workers=16, thread_name_prefix="sandbox-files")
 
 
-class DockerEngine(Engine):
-    """One engine, reached as `docker` itself would reach it (`DOCKER_HOST` and its kin)."""
+class DockerEngine(DockerImages):
+    """One engine: its sandboxes, on the networks of this host."""
 
     def __init__(self, host_id: str) -> None:
-        self._host_id = host_id  # labels what is ours: an engine may serve several installations
+        super().__init__(host_id)
         self._networks = Networks(host_id)
-        self._ready: dict[str, tuple[float, str]] = {}
-
-    @functools.cached_property
-    def _client(self) -> docker.APIClient:
-        with translated():
-            return self._api()
-
-    @staticmethod
-    def _api() -> docker.APIClient:
-        return docker.APIClient(
-            **docker.utils.kwargs_from_env(), version="auto", timeout=60, max_pool_size=256, num_pools=4
-        )
 
     def close(self) -> None:
         """Let its connections go."""
@@ -81,14 +48,6 @@ class DockerEngine(Engine):
         with translated():
             facts = self._client.version()
         return f"Docker {facts['Version']}"
-
-    def prepare_image(self, image: str) -> str:
-        seen_at, ready = self._ready.get(image, (0.0, ""))
-        if time.monotonic() - seen_at > 10:
-            with translated():
-                ready = self._made_ready(image)
-            self._ready[image] = (time.monotonic(), ready)
-        return ready
 
     def start(self, spec: Spec) -> Sandbox:
         try:
@@ -107,8 +66,7 @@ class DockerEngine(Engine):
             return self._running(name)
 
     def exec(self, sandbox: Sandbox, command: Command, *, offset: int = 0) -> Following:
-        with translated():
-            self._networks.keep(self._client)
+        self.keep_networks()
         numbers = (command.timeout, command.output_limit, offset, len(command.stdin))
         words = ["run", command.call_id, *map(str, numbers), " ".join(command.forget)]
         return self._keeper(sandbox, [*words, *command.argv], env=dict(command.env), stdin=command.stdin)
@@ -151,73 +109,17 @@ class DockerEngine(Engine):
             containers = self._client.containers(all=True, filters=mine)
         return [names[0].lstrip("/") for container in containers if (names := container.get("Names"))]
 
+    def try_network(self, policy: str) -> None:
+        with translated():
+            Networks(f"trial-{token_hex(4)}").try_out(policy, self._client)
+
+    def keep_networks(self) -> None:
+        with translated():
+            self._networks.keep(self._client)
+
     def remove_networks(self) -> None:
         with translated():
             self._networks.remove(self._client)
-
-    def build_image(
-        self, tag: str, context: bytes, *, args: Mapping[str, str], labels: Mapping[str, str]
-    ) -> Generator[str, None, None]:
-        of_image = {**self._ours(), IMAGE: tag, **labels}
-        with translated(), DockerBuild(self._api()) as build:
-            yield from build.of(tag, context, args=dict(args), labels=of_image)
-
-    def has_image(self, image: str) -> str | None:
-        with translated():
-            try:
-                found: str = self._client.inspect_image(image)["Id"]
-            except ImageNotFound:
-                return None
-        return found
-
-    def built_images(self) -> list[str]:
-        ours = [f"{name}={value}" for name, value in self._ours().items()]
-        with translated():
-            found = self._client.images(filters={"label": [*ours, IMAGE]})
-        return sorted({image["Labels"][IMAGE] for image in found})
-
-    def remove_image(self, tag: str) -> bool:
-        with translated():
-            made = self._client.images(filters={"label": f"{IMAGE}={tag}"})
-            names = [name for image in made for name in image["RepoTags"] or []]
-            for name in sorted({*names, tag}, key=lambda name: name == tag):  # what was made of it goes first
-                try:
-                    self._client.remove_image(name)
-                except ImageNotFound:
-                    pass
-                except APIError as error:
-                    if error.status_code != 409:
-                        raise
-                    return False
-        return True
-
-    def remove_remains(self) -> None:
-        ours = [f"{name}={value}" for name, value in self._ours().items()]
-        with translated():
-            self._client.prune_images(filters={"dangling": True, "label": ours})
-
-    def _ours(self) -> dict[str, str]:
-        """Not the labels of our sandboxes: containers inherit those of their image, and a build has containers too."""
-        return {f"{LABEL}.fleet": settings.FLEET, BUILT_BY: self._host_id}
-
-    def _made_ready(self, image: str) -> str:
-        try:
-            facts = self._client.inspect_image(image)
-        except ImageNotFound as error:
-            raise ImageMissing(f"{error.explanation}: build it (`make image`) or pull it on this host") from error
-        version, config = ready.version(), facts["Config"]
-        if (config.get("Labels") or {}).get(ready.LABEL) == version:
-            return image
-        tag = f"{LABEL}-ready:{facts['Id'].removeprefix('sha256:')[:24]}-{version}"
-        with contextlib.suppress(ImageNotFound):
-            self._client.inspect_image(tag)
-            return tag
-        labels = {ready.LABEL: version, f"{LABEL}.fleet": settings.FLEET}
-        context = io.BytesIO(ready.context(facts["Id"], config.get("Env") or [], labels))
-        for line in self._client.build(fileobj=context, custom_context=True, tag=tag, rm=True, decode=True):
-            if "error" in line:
-                raise ImageMissing(f"{image} cannot be used as a sandbox: {line['error']}")
-        return tag
 
     def _started(self, spec: Spec) -> Sandbox:
         with translated():
@@ -293,31 +195,6 @@ class DockerEngine(Engine):
                 raw.sendall(stdin)
                 raw.shutdown(socket.SHUT_WR)
         return DockerFollowing(self.find, sandbox, stream, raw)
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """The SDK's exceptions as the contract's."""
-    try:
-        yield
-    except SandboxError:
-        raise
-    except ImageNotFound as error:
-        raise ImageMissing(str(error.explanation)) from error
-    except APIError as error:
-        words = str(error.explanation or error)
-        if error.status_code in {404, 409}:
-            raise SandboxGone(words) from error
-        if error.status_code == 400:
-            raise Refused(words) from error
-        raise SandboxError(words) from error
-    except (
-        DockerException,
-        requests.exceptions.RequestException,
-        urllib3.exceptions.HTTPError,
-        OSError,
-    ) as error:
-        raise EngineDown(f"the container engine does not answer: {error}") from error
 
 
 def _creation(client: docker.APIClient, spec: Spec, image: str, link: Link, host_id: str) -> dict[str, Any]:

@@ -154,6 +154,12 @@ class FakeEngine(Engine):
         self._answer()
         return [folder.name for folder in self.root.iterdir() if not folder.name.endswith(".workspace")]
 
+    def try_network(self, policy: str) -> None:
+        self._answer()
+
+    def keep_networks(self) -> None:
+        self._answer()
+
     def remove_networks(self) -> None:
         self._answer()
 

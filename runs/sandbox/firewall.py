@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runs.sandbox.base import Refused
+from runs.sandbox.base import EngineDown, Refused
 
 SECONDS = 10  # that a program may take, of which it waits for the lock on the rules
 WAIT = "5"
@@ -60,20 +60,21 @@ V4 = Family("iptables", "DOCKER-USER", "icmp-port-unreachable")
 V6 = Family("ip6tables", "FORWARD", "icmp6-port-unreachable")
 
 
-def ensure(wanted: Filter) -> None:
-    """Set the filter, unless it stands. Raises Refused with a sentence that says what to do."""
+def ensure(wanted: Filter) -> bool:
+    """Set the filter, unless it stands: False. Raises EngineDown, or Refused with a sentence that says what to do."""
     if not Path("/sys/class/net", wanted.bridge).exists():
         raise Refused(_sentence(f"its bridge {wanted.bridge} is not on this machine"))
     if not BRIDGED.exists() or BRIDGED.read_text().strip() != "1":
         raise Refused(_sentence("neighbours on a bridge are not filtered: sysctl net.bridge.bridge-nf-call-iptables=1"))
-    for family in _families():
-        standing = _standing(family)
-        if not _stands(wanted, family, standing):
-            _restore(family, [*_chains(wanted, family), *_jumps(wanted, family, standing)])
+    tables = [(family, _standing(family)) for family in _families()]
+    missing = [(family, standing) for family, standing in tables if not _stands(wanted, family, standing)]
+    for family, standing in missing:
+        _restore(family, [*_chains(wanted, family), *_jumps(wanted, family, standing)])
+    return bool(missing)
 
 
 def remove(bridge: str) -> None:
-    """Remove all rules of the bridge; none is fine. Raises Refused."""
+    """Remove all rules of the bridge; none is fine. Raises Refused, EngineDown."""
     gone = Filter(bridge, "", 0)
     for family in _families():
         standing = _standing(family)
@@ -152,6 +153,7 @@ def _restore(family: Family, lines: Sequence[str]) -> None:
 
 
 def _run(program: str, words: Sequence[str], stdin: str = "") -> str:
+    """Raises Refused, EngineDown."""
     found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if found is None:
         raise Refused(_sentence(f"there is no {program} on this host: install it"))
@@ -159,8 +161,8 @@ def _run(program: str, words: Sequence[str], stdin: str = "") -> str:
         done = subprocess.run(
             [found, *words], input=stdin, capture_output=True, text=True, timeout=SECONDS, check=False
         )
-    except subprocess.TimeoutExpired as error:
-        raise Refused(_sentence(f"{program} does not end")) from error
+    except subprocess.TimeoutExpired as error:  # a busy host, or we were stopped meanwhile: that passes
+        raise EngineDown(f"{program} of this host did not end within {SECONDS} s") from error
     if done.returncode != 0:
         raise Refused(_sentence(f"{program}: {done.stderr.strip()}"))
     return done.stdout

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,8 @@ from django.conf import settings
 from agents import private_files
 from runs.sandbox import firewall
 from runs.sandbox.base import Refused, SandboxError
+
+log = logging.getLogger(__name__)
 
 CHECKED_FOR = 5.0  # seconds that a look at network and filter holds good
 NEVER = float("-inf")
@@ -60,10 +64,20 @@ class Networks:
         """Raises Refused with a sentence."""
         if policy == "none":
             return NO_LINK
-        if policy not in LETTERS:
-            raise Refused(f"network policy {policy!r} cannot be carried out by this version; use none, gateway or open")
+        _refuse_unknown(policy)
         with self._lock:
             return self._fresh(policy, client)
+
+    def try_out(self, policy: str, client: Any) -> None:
+        """Make a network of that policy and its filter, and remove both. Raises Refused with a sentence."""
+        if policy == "none":
+            return
+        _refuse_unknown(policy)
+        with contextlib.ExitStack() as undo:
+            facts = self._made(policy, client)
+            undo.callback(firewall.remove, bridge_of(policy, self._host_id))
+            undo.callback(_removed, client, name_of(policy, self._host_id))
+            firewall.ensure(self._filter(policy, facts))
 
     def keep(self, client: Any) -> None:
         """See that the filters of the networks in use still stand. Raises Refused."""
@@ -107,13 +121,18 @@ class Networks:
 
     def _ensured(self, policy: str, client: Any) -> Link:
         name, bridge = name_of(policy, self._host_id), bridge_of(policy, self._host_id)
-        facts = _found(client, name) or self._made(policy, client)
+        found = _found(client, name)
+        facts = found or self._made(policy, client)
         if facts["Internal"] != (policy == "gateway") or facts["Options"].get(BRIDGE_NAME) != bridge:
             raise Refused(f"network {name} is not as agentfleet makes it: remove it (`docker network rm {name}`)")
-        address = _address(facts)
-        firewall.ensure(firewall.Filter(bridge, address, settings.GATEWAY_PORT, outward=policy == "open"))
+        if firewall.ensure(self._filter(policy, facts)) and found:
+            log.warning("the host filter of network %s was not as it should be, and is set again", name)
         self._publish(client)
-        return Link(name, {"gateway": address}, **(WITHOUT_NAMES if policy == "gateway" else {}))
+        return Link(name, {"gateway": _address(facts)}, **(WITHOUT_NAMES if policy == "gateway" else {}))
+
+    def _filter(self, policy: str, facts: dict[str, Any]) -> firewall.Filter:
+        bridge = bridge_of(policy, self._host_id)
+        return firewall.Filter(bridge, _address(facts), settings.GATEWAY_PORT, outward=policy == "open")
 
     def _made(self, policy: str, client: Any) -> dict[str, Any]:
         name = name_of(policy, self._host_id)
@@ -145,6 +164,11 @@ class Networks:
             file.unlink(missing_ok=True)
         elif private_files.read_json(file) != facts:
             private_files.write_json(file, facts)
+
+
+def _refuse_unknown(policy: str) -> None:
+    if policy not in LETTERS:
+        raise Refused(f"network policy {policy!r} cannot be carried out by this version; use none, gateway or open")
 
 
 def _holds(seen_at: float) -> bool:

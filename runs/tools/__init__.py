@@ -42,6 +42,12 @@ def offered(names: Sequence[str] | None) -> list[Tool]:
     return [tool for tool in ALL.values() if names is None or tool.name in names]
 
 
+def may_use_sandbox(spec: AgentSpec) -> bool:
+    """Whether a run of the agent may ever start one."""
+    steps = spec.preflight or spec.hooks_pre or spec.hooks_post
+    return spec.kind == "command" or bool(steps) or any(tool.in_sandbox for tool in of(spec))
+
+
 def of(spec: AgentSpec) -> list[Tool]:
     """Those offered to an agent, without what would be of no use to it."""
     return [tool for tool in offered(spec.tools) if tool is not skill.TOOL or spec.skills]

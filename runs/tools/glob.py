@@ -8,6 +8,7 @@ import re
 
 from pydantic import Field
 
+from agents.patterns import split
 from runs.tools import files, patterns
 from runs.tools.base import Arguments, Hands, Result, Tool, shorten
 
@@ -34,9 +35,9 @@ class GlobArguments(Arguments):
 
 def run(arguments: GlobArguments, hands: Hands) -> Result:
     path = arguments.path
-    begin, rest = patterns.split(arguments.pattern)
+    begin, rest = split(arguments.pattern)
     rest = rest or "**"
-    pattern = patterns.PathPattern(f"./{rest}" if begin else rest)
+    pattern = patterns.compiled(f"./{rest}" if begin else rest)
     if begin.startswith(("/", "~/")):
         root, _, begin = begin.partition("/")
         path = root or "/"

@@ -48,7 +48,7 @@ def run(arguments: GrepArguments, hands: Hands) -> Result:
     mode = {"content": "-n", "files_with_matches": "-l", "count": "-c"}[arguments.output_mode]
     glob = arguments.glob or ""
     pruned = [] if ".git" in arguments.path.split("/") else ["-name", ".git", "-prune", "-o"]
-    tests = [*pruned, "-type", "f", *patterns.PathPattern(glob or "*").find_test()]
+    tests = [*pruned, "-type", "f", *patterns.compiled(glob or "*").find_test()]
     words = (arguments.pattern, extended(arguments.pattern), case, mode, glob, *tests)
     argv = files.script(SEARCH, arguments.path, *words)
     found = files.finished(hands, argv).text

@@ -10,8 +10,11 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from agentfleet import doctor
-from agentfleet.doctor import Check, Wrong
+from agentfleet import bootstrap
+from agentfleet.doctor import networks
+from agentfleet.doctor.database import has_key
+from agentfleet.doctor.engine import the_engine
+from agentfleet.doctor.findings import Check, Wrong
 from agents.manifest import Fault, Faulty, left_behind, parse, read_folder
 from agents.spec import AgentSpec, ProjectSpec
 
@@ -39,10 +42,16 @@ def warning(told: Fault) -> Check:
 
 def missing(project: ProjectSpec, home: Path) -> Iterator[Check]:
     """A line for each thing that an agent needs and this machine does not have."""
-    doctor.use_settings()
-    doctor.set_up_django()
+    bootstrap.set_up_django()
     forget_rows_of_no_database(home)
-    for name, look in (("credentials", credentials_of), ("model keys", keys_of), ("images", images_of)):
+    looks = (
+        ("credentials", credentials_of),
+        ("model keys", keys_of),
+        ("images", images_of),
+        ("networks", networks_of),
+        ("polls", polls_of),
+    )
+    for name, look in looks:
         found = faults_of(name, look(project))
         yield from found or [Check(name, True, "all there")]
 
@@ -76,7 +85,7 @@ def credentials_of(project: ProjectSpec) -> Iterator[str]:
 def keys_of(project: ProjectSpec) -> Iterator[str]:
     for spec in working(project.agents):
         providers = list(dict.fromkeys(model.provider for model in spec.models))
-        if providers and not any(map(doctor.has_key, providers)):
+        if providers and not any(map(has_key, providers)):
             mend = f"add one with `agentfleet creds add {providers[0]}_key`"
             yield f"{spec.name} cannot run without a key for {' or '.join(providers)}: {mend}"
 
@@ -86,11 +95,21 @@ def images_of(project: ProjectSpec) -> Iterator[str]:
     wanted = {spec.image for spec in working(project.agents) if spec.image}
     if not wanted:
         return
-    with doctor.the_engine() as engine:
+    with the_engine() as engine:
         for image in sorted(wanted):
             if engine.has_image(image) is None and not is_seeds(image):
                 users = ", ".join(spec.name for spec in project.agents if spec.image == image)
                 yield f"{users}: there is no image {image} on this host: build it or pull it"
+
+
+def networks_of(project: ProjectSpec) -> Iterator[str]:
+    return networks.faults_of(networks.wanted_by(working(project.agents)))
+
+
+def polls_of(project: ProjectSpec) -> Iterator[str]:
+    from webhooks.polls import rows  # noqa: PLC0415
+
+    return rows.refused_here(project)
 
 
 def is_seeds(image: str) -> bool:

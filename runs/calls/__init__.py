@@ -1,0 +1,1 @@
+"""Calls of tools and programs, each started at most once."""
