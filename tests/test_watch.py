@@ -53,6 +53,7 @@ from tests.conftest import DrivenClock, DrivenWorker, until
 from tests.making import make_agent, make_workspace, submit
 from tests.test_docs import STATES, first_column
 from tests.test_indexes import whole_tables_read
+from webhooks.polls import rows as polls
 
 in_rows = pytest.mark.django_db(transaction=True)
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -924,6 +925,7 @@ def test_every_kind_of_alert_is_told() -> None:
         intake.DEAD_LETTERS,
         images.FAILED,
         outgoing.FAILED,
+        polls.FAILING,
     }
     assert set(first_column(STATES, "Alerts")) == kinds
     assert set(dashboard.PAGES) <= kinds
