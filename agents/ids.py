@@ -8,8 +8,12 @@ from datetime import datetime
 
 
 def new_id(prefix: str) -> str:
-    """`run_019a9f3c5b1e7c41d9e2a6f07b3d`: 12 hex digits of milliseconds since 1970, then 16 of chance."""
-    return f"{prefix}_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+    """`run_019a9f3c5b1e7c41d9e2a6f07b3d`: 12 hex digits of milliseconds since 1970, 3 of parts of one, 13 of chance.
+
+    The parts, 4096 to the millisecond, keep in order what one machine makes at almost the same time.
+    """
+    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    return f"{prefix}_{milliseconds:012x}{nanoseconds * 4096 // 1_000_000:03x}{secrets.randbits(52):013x}"
 
 
 def first_id(prefix: str, at: datetime) -> str:

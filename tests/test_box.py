@@ -847,7 +847,7 @@ def test_the_demo_runs_an_issue_to_its_answer_and_leaves_nothing(tmp_path: Path)
 
 def test_the_demo_interrupted_leaves_nothing(tmp_path: Path) -> None:
     with subprocess.Popen(
-        DEMO,
+        ["env", "--default-signal=INT", *DEMO],  # a shell's background jobs are started with it ignored
         env=demo_env(tmp_path),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

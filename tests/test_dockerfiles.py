@@ -170,7 +170,9 @@ def test_a_dockerignore_belongs_to_the_project(tmp_path: Path) -> None:
 def test_apk_add_installs_by_debians_names(words: list[str], installed: str, tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     (tmp_path / "apt-get").write_text(f'#!/bin/sh\necho "$*" >>{asked}\n')
-    (tmp_path / "apt-get").chmod(0o755)
+    (tmp_path / "dpkg-query").write_text("#!/bin/sh\nexit 1\n")  # nothing is installed, whatever this machine has
+    for program in ("apt-get", "dpkg-query"):
+        (tmp_path / program).chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
     subprocess.run(["sh", str(images.APK), *words], env={**os.environ, "PATH": path}, check=True)
     (line,) = [line for line in asked.read_text().splitlines() if " install " in line]
