@@ -84,7 +84,9 @@ def place(tmp_path: Path) -> tuple[Path, str]:
 @pytest.fixture
 def http(place: tuple[Path, str]) -> Iterator[httpx.Client]:
     file, url = place
-    with serving(file), httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
+    # Unlimited: a pool that closes what is idle too much closes at times what a thread has just been given.
+    pool = httpx.Limits()
+    with serving(file), httpx.Client(base_url=url, timeout=PATIENCE, limits=pool, trust_env=False) as client:
         until(partial(answers, url))
         yield client
 
